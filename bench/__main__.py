@@ -1,0 +1,138 @@
+"""`python -m bench`: one markdown table of MySocket beside nc, socat and ncat, measured in one run on this machine.
+
+`--only NAME` (repeatable) measures some rows; `--quick` takes less data: its figures are for development, not for the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bench import latency, memory, senders, start, throughput
+from bench.run import BenchError, progress
+from bench.tools import PEERS, US, Tool, machine, tools
+
+MB = 1_000_000
+KB = 1_000
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is measured."""
+
+    bytes_sent: int
+    rounds: int
+    lines_timed: int
+    bytes_slow: int
+    lines_each: int
+    starts: int
+
+
+FULL = Amounts(1_000 * MB, 5, 1000, 10_000 * MB, 100, 10)
+QUICK = Amounts(200 * MB, 3, 300, 600 * MB, 100, 5)
+
+Row = tuple[str, dict[str, str], str, str]  # what; the figure of each tool; target; how it was met
+
+
+def judge(met: bool, detail: str) -> str:
+    """The last column."""
+    return f"{'met' if met else '**missed**'}: {detail}"
+
+
+def throughput_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """CPU and wall time for a gigabyte of lines."""
+    result = throughput.measure(each, amounts.bytes_sent, amounts.rounds)
+    for index, what, target, limit in ((0, "CPU of both processes", "≤ 0.9 × socat", 0.9), (1, "wall time", "≤ socat", 1.0)):
+        for way, how in (("file", "file → /dev/null"), ("pipe", "`cat` → … → `wc`")):
+            cells = {name: f"{figures[index]:.2f} s" for name, figures in result[way].items()}
+            ours = result[way][US][index]
+            ratios = {name: ours / figures[index] for name, figures in result[way].items() if name in ("socat", "nc")}
+            detail = ", ".join(f"{ratio:.2f} × {name}" for name, ratio in ratios.items())
+            verdict = judge(ratios["socat"] <= limit, detail) if "socat" in ratios else f"no socat here; {detail}"
+            yield f"1 GB of 100-byte lines, {how}: {what}, less an empty run", cells, target, verdict
+
+
+def latency_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """One line through both processes."""
+    result = latency.measure(each, amounts.lines_timed, amounts.rounds)
+    cells = {name: f"{p50 * 1e6:.0f} / {p99 * 1e6:.0f} µs" for name, (p50, p99) in result.items()}
+    if "nc" in result:
+        ratio = result[US][0] / result["nc"][0]
+        verdict = judge(ratio <= 2, f"{ratio:.2f} × nc")
+    else:
+        verdict = "no nc here"
+    yield "one line through both, latency p50 / p99", cells, "p50 ≤ 2 × nc", verdict
+
+
+def memory_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """Resident memory with a slow reader."""
+    result = memory.measure(each, amounts.bytes_slow)
+    cells = {name: f"{sides['sender'][0] / MB:.1f} / {sides['receiver'][0] / MB:.1f} MB" for name, sides in result.items()}
+    highest = max(high for high, _ in result[US].values())
+    growth = max(growth for _, growth in result[US].values())
+    verdict = judge(highest <= 80 * MB and growth <= 2 * MB, f"{highest / MB:.1f} MB at most, grows by {growth / MB:.1f} MB")
+    what = f"resident memory, sender / receiver, {amounts.bytes_slow / 1000 / MB:g} GB to a reader of 20 MB/s"
+    yield what, cells, "≤ 80 MB, flat", verdict
+
+
+def senders_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """Many senders into one listener."""
+    result = senders.measure(amounts.lines_each)
+    few, many = result[0], result[-1]
+    growth = many.cpu_per_line / few.cpu_per_line
+    cell = "; ".join(f"{one.senders}: {one.bytes_each / KB:.0f} KB, {one.cpu_per_line * 1e6:.0f} µs" for one in result)
+    met = many.bytes_each <= 40 * KB and growth <= 1.25
+    verdict = judge(met, f"{many.bytes_each / KB:.0f} KB each; CPU a line {growth:.2f} × from {few.senders} to {many.senders}")
+    if not senders.has_driver():
+        verdict = f"not measured at 1,000: no bench.driver; {verdict}"
+    what = f"so many senders into one listener, {amounts.lines_each} lines each: memory a connection, CPU a line"
+    yield what, {US: cell}, "≤ 40 KB; CPU a line flat from 10 to 1,000", verdict
+
+
+def start_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """Start until it listens."""
+    ours, reactor = start.measure(amounts.starts)
+    what = f"start until it listens (importing Twisted's reactor: {reactor:.2f} s)"
+    yield what, {US: f"{ours:.2f} s"}, "≤ 1.5 × the import", judge(ours <= 1.5 * reactor, f"{ours / reactor:.2f} × the import")
+
+
+PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
+    "throughput": throughput_rows,
+    "latency": latency_rows,
+    "memory": memory_rows,
+    "senders": senders_rows,
+    "start": start_rows,
+}
+
+
+def main() -> int:
+    """Measure and print; 1 if something could not be measured (the table has the rest)."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="measure only this; may be given again")
+    parser.add_argument("--quick", action="store_true", help="less data, fewer rounds")
+    options = parser.parse_args()
+    amounts = QUICK if options.quick else FULL
+    each = tools()
+    names = [US, *(tool.name for tool in PEERS)]
+    rows: list[Row] = []
+    failed = False
+    for name, part in PARTS.items():
+        if options.only and name not in options.only:
+            continue
+        try:
+            rows.extend(part(each, amounts))
+        except BenchError as error:
+            failed = True
+            progress(f"{name}: {error}")
+            rows.append((name, {}, "", f"not measured: {' '.join(str(error).split())[:200]}"))
+    print(f"Measured on {machine()}{' (--quick)' if options.quick else ''}.\n")
+    print(f"| what | {' | '.join(names)} | target | |")
+    print("|---" * (len(names) + 3) + "|")
+    for what, cells, target, verdict in rows:
+        print(f"| {what} | {' | '.join(cells.get(name, '-') for name in names)} | {target} | {verdict} |")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

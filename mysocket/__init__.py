@@ -1,0 +1,1 @@
+"""MySocket: netcat for messages that must arrive."""

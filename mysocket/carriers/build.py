@@ -1,0 +1,201 @@
+"""Option text -> what listens and what dials."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.application.internet import ClientService
+from twisted.internet import endpoints, error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mysocket.carriers.admission import is_loopback
+from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable
+
+#: Connections the kernel keeps that were not accepted yet. Twisted's default of 50 drops some of a thousand that come at once.
+BACKLOG = 1024
+#: Seconds between attempts to connect: the first, and the most; each is FACTOR times the one before, less up to half by chance.
+FIRST_RETRY = 0.2
+LAST_RETRY = 10.0
+FACTOR = 1.6
+#: Ports tried when the kernel chooses one, until one is free on all addresses.
+ATTEMPTS = 16
+#: Seconds for one attempt to connect.
+CONNECT_TIME = 30
+
+
+def retry_policy(random: Callable[[], float]) -> Callable[[int], float]:
+    """Failed attempts since the last finished handshake -> seconds until the next. ``random`` gives numbers in [0, 1)."""
+
+    def policy(attempt: int) -> float:
+        longest = min(LAST_RETRY, FIRST_RETRY * FACTOR ** min(attempt, 50))
+        return longest * (1 - random() / 2)
+
+    return policy
+
+
+def interfaces(bind: str | None, peer_host: str | None) -> list[str]:
+    """Local addresses to listen on. A peer on this machine limits listening to this machine."""
+    if bind is not None:
+        return [bind]
+    if peer_host is not None and is_loopback(peer_host):
+        return ["127.0.0.1", "::1"]
+    return ["::"]
+
+
+def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """The endpoint of a Twisted server endpoint string.
+
+    A Unix socket is for this user alone unless its string has a mode: Twisted's own default lets everybody write to it.
+    """
+    if text.startswith("unix:") and not re.search(r"(?<!\\):mode=", text):
+        text += ":mode=600"
+    try:
+        endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, text)
+    except (ValueError, TypeError, KeyError, IndexError) as problem:
+        raise CannotListen(str(problem), where=text) from None
+    return endpoint
+
+
+def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
+    """The endpoint of a Twisted client endpoint string."""
+    try:
+        endpoint: IStreamClientEndpoint = endpoints.clientFromString(reactor, text)
+    except (ValueError, TypeError, KeyError, IndexError) as problem:
+        raise MySocketError(f"{text!r} is no client endpoint: {problem}") from None
+    return endpoint
+
+
+def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) -> Deferred[list[IListeningPort]]:
+    """Listen on an endpoint string; fails with :class:`CannotListen` or :class:`PortTaken`."""
+
+    def failed(failure: Failure) -> None:
+        raise _cannot_listen(failure.value, text)
+
+    endpoint = server_endpoint(reactor, text)
+    return endpoint.listen(factory).addCallbacks(lambda port: [port], failed)
+
+
+async def listen_port(reactor: Any, port: int, addresses: list[str], factory: IProtocolFactory) -> list[IListeningPort]:
+    """Listen on the TCP port ``port`` (0: one the kernel chooses, the same on all addresses)."""
+    for attempt in range(ATTEMPTS):
+        ports: list[IListeningPort] = []
+        number = port
+        try:
+            for address in addresses:
+                found = await _listen_one(reactor, number, address, factory, optional=bool(ports))
+                if found is not None:
+                    ports.append(found)
+                    number = found.getHost().port
+            return ports
+        except MySocketError as problem:
+            for opened in ports:
+                await opened.stopListening()
+            # The kernel's choice on the first address may be taken on the second.
+            if port or not ports or not isinstance(problem, PortTaken) or attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def _listen_one(
+    reactor: Any, port: int, address: str, factory: IProtocolFactory, *, optional: bool
+) -> IListeningPort | None:
+    six = ip_address(address).version == 6
+    kind = endpoints.TCP6ServerEndpoint if six else endpoints.TCP4ServerEndpoint
+    try:
+        return await kind(reactor, port, BACKLOG, address).listen(factory)
+    except error.CannotListenError as problem:
+        number = getattr(problem.socketError, "errno", None)
+        if six and number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) or isinstance(problem.socketError, socket.gaierror):
+            if address == "::":
+                return await _listen_one(reactor, port, "0.0.0.0", factory, optional=False)
+            if optional:
+                return None
+        raise _cannot_listen(problem, f"{address}:{port}") from None
+
+
+def _cannot_listen(problem: object, where: str) -> MySocketError:
+    cause = getattr(problem, "socketError", problem)
+    text = getattr(cause, "strerror", None) or str(cause)
+    taken = getattr(cause, "errno", None) == errno.EADDRINUSE
+    return (PortTaken if taken else CannotListen)(text, where=where)
+
+
+@implementer(IStreamClientEndpoint)
+class Dialled:
+    """An endpoint whose failures are told as sentences.
+
+    :param report: called with the error of each attempt that fails.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint, peer: str, report: Callable[[MySocketError], None]) -> None:
+        self._endpoint = endpoint
+        self._peer = peer
+        self._report = report
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        def failed(failure: Failure) -> Failure:
+            if failure.check(error.ConnectingCancelledError, CancelledError) is None:
+                self._report(connect_error(failure.value, self._peer))
+            return failure
+
+        return self._endpoint.connect(protocolFactory).addErrback(failed)
+
+
+def connect_error(problem: BaseException, peer: str) -> MySocketError:
+    """What the user is told when a connection could not be made."""
+    if isinstance(problem, MySocketError):
+        return problem
+    if isinstance(problem, error.ConnectionRefusedError):
+        return ConnectionRefused(peer=peer)
+    if isinstance(problem, error.DNSLookupError):
+        return UnknownHost("the look-up found no address", host=peer.rpartition(":")[0] or peer)
+    if isinstance(problem, error.TimeoutError):
+        return Unreachable(f"no answer within {CONNECT_TIME} s", peer=peer)
+    text = getattr(problem, "osError", None) or problem
+    return Unreachable(getattr(text, "strerror", None) or str(text) or type(problem).__name__, peer=peer)
+
+
+def host_endpoint(reactor: Any, host: str, port: int, bind: str | None) -> IStreamClientEndpoint:
+    """Dial a TCP port; names are resolved anew each time, and their addresses tried side by side (RFC 8305)."""
+    return endpoints.HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIME, bindAddress=(bind, 0) if bind else None)
+
+
+def _ignore(reason: Failure) -> None:
+    """Nobody waits for this connection's end any more."""
+
+
+def dialler(
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    peer: str,
+    factory: IProtocolFactory,
+    *,
+    prepare: Callable[[Any], Deferred[Any]],
+    report: Callable[[MySocketError], None],
+    random: Callable[[], float],
+) -> ClientService:
+    """A service that connects, and again whenever the connection is lost.
+
+    :param prepare: fires when the handshake is finished; until then the attempt counts as failed, so that the back-off goes on.
+    """
+
+    def prepared(protocol: Any) -> Deferred[Any]:
+        def failed(failure: Failure) -> Failure:
+            # ClientService (Twisted 26.10) has no transition for a connection that is lost when its preparation has failed.
+            protocol._lostNotification = _ignore
+            report(connect_error(failure.value, peer))
+            return failure
+
+        return prepare(protocol).addErrback(failed)
+
+    return ClientService(
+        Dialled(endpoint, peer, report), factory, retryPolicy=retry_policy(random), clock=reactor, prepareConnection=prepared
+    )

@@ -1,0 +1,138 @@
+"""Where messages go: blocks of a stream -> bytes of a descriptor, and word when they are there."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol as Interface
+
+from mysocket.core.batch import Batch, Bytes, Flag, Kind, split
+from mysocket.core.wire import Hello
+from mysocket.ends.escape import escape
+
+
+class Origin(Interface):
+    """Where a block comes from."""
+
+    peer_text: str
+    peer: Hello | None
+
+    @property
+    def stream_id(self) -> bytes:
+        """The stream's id."""
+
+    def written(self, position: int) -> None:
+        """All before ``position`` is safe."""
+
+
+class Output(Interface):
+    """Takes bytes, and says when they are written."""
+
+    def write(self, data: Bytes, done: Callable[[], None]) -> None:
+        """Write, then call ``done``."""
+
+
+class Format(Interface):
+    """How blocks are written."""
+
+    #: Whole messages are needed.
+    whole: bool
+
+    def render(self, block: Batch, origin: Origin) -> Bytes:
+        """The bytes for a block."""
+
+
+class PlainFormat:
+    """Byte for byte.
+
+    :param whole: several senders share the output, so that messages must not be torn apart.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
+        self._open: Origin | None = None
+        self._open_stream = b""
+        self._delimiter = b"\n"
+
+    def render(self, block: Batch, origin: Origin) -> Bytes:
+        if block.kind == Kind.END:
+            return b""
+        data = block.payload
+        # A last line without a delimiter stays as it was, unless another stream goes on behind it.
+        if self._open is not None and (self._open is not origin or self._open_stream != origin.stream_id):
+            data = self._delimiter + bytes(data)
+        self._open = None
+        if block.flags & Flag.UNTERMINATED:
+            self._open, self._open_stream = origin, origin.stream_id
+            self._delimiter = b"\0" if block.flags & Flag.NUL else b"\n"
+        return data
+
+
+class JsonFormat:
+    """One JSON object a message, one line each.
+
+    :param now: the time in seconds since the epoch.
+    """
+
+    whole = True
+
+    def __init__(self, max_message: int, now: Callable[[], float]) -> None:
+        self._max_message = max_message
+        self._now = now
+
+    def render(self, block: Batch, origin: Origin) -> Bytes:
+        time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        lines = []
+        for message in split(block, self._max_message):
+            fields: dict[str, object] = {
+                "time": time,
+                "peer": (origin.peer.name if origin.peer is not None else "") or origin.peer_text,
+                "stream": origin.stream_id.hex(),
+                "position": message.position,
+            }
+            try:
+                fields["text"] = message.payload.decode()
+            except UnicodeDecodeError:
+                fields["base64"] = base64.b64encode(message.payload).decode()
+            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+        return "".join(lines).encode()
+
+
+class LineFormat:
+    """A line of its own for each message: for a terminal, or with the local time before each.
+
+    :param escaped: what may not reach a terminal is shown escaped.
+    :param stamp: the local time in seconds since the epoch, or None for no time before the line.
+    """
+
+    whole = True
+
+    def __init__(self, max_message: int, *, escaped: bool, stamp: Callable[[], float] | None = None) -> None:
+        self._max_message = max_message
+        self._escaped = escaped
+        self._stamp = stamp
+
+    def render(self, block: Batch, origin: Origin) -> Bytes:
+        before = b""
+        if self._stamp is not None:
+            before = datetime.fromtimestamp(self._stamp()).astimezone().isoformat(timespec="milliseconds").encode() + b" "
+        lines = []
+        for message in split(block, self._max_message):
+            payload = escape(message.payload) if self._escaped else message.payload
+            lines.append(before + payload.removesuffix(b"\n") + b"\n")
+        return b"".join(lines)
+
+
+class FormatSink:
+    """A link's sink: renders blocks and writes them to an output."""
+
+    def __init__(self, format: Format, output: Output) -> None:
+        self.whole = format.whole
+        self._format = format
+        self._output = output
+
+    def write(self, block: Batch, origin: Origin) -> None:
+        position = block.end
+        self._output.write(self._format.render(block, origin), lambda: origin.written(position))

@@ -1,0 +1,135 @@
+"""The two ends of this process: what stdin is, where output goes, and the source and sink that fit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mysocket.core.wire import Input
+from mysocket.ends.descriptors import Private, What, Writer, what
+from mysocket.ends.sink import Format, FormatSink, JsonFormat, LineFormat, PlainFormat
+from mysocket.ends.source import DescriptorSource, Taker, cutter
+from mysocket.errors import CannotOpen, MySocketError
+
+STDIN, STDOUT = 0, 1
+
+
+class Ends:
+    """Standard input and output, or ``--output``.
+
+    :param stdin: what descriptor 0 is, or CLOSED to leave it alone (``--recv-only``).
+    :param cut: how the input is cut into messages: lines, null, stream or whole.
+    :param output: a file to append to instead of stdout.
+    :param style: ``plain``, ``json`` or ``timestamps``.
+    """
+
+    #: The program stays when its peer has finished.
+    stays = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        stdin: What,
+        cut: str = "lines",
+        output: str | None = None,
+        style: str = "plain",
+        max_message: int,
+        banner: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._reactor = reactor
+        self._stdin = stdin
+        self._cut = cut
+        self._output = output
+        self._style = style
+        self._max_message = max_message
+        self._banner = banner
+        self._source: Any = None
+        self._private_input: Private | None = None
+        self._writer: Writer | None = None
+        self._output_fd: int | None = None
+        self.input_ended = False
+        if stdin in (What.CLOSED, What.NULL):
+            self.input = Input.NONE
+        elif stdin is What.TERMINAL:
+            self.input = Input.OPEN
+        else:
+            self.input = Input.FINITE
+
+    @property
+    def interactive(self) -> bool:
+        """A person types."""
+        return self._stdin is What.TERMINAL
+
+    def open(self) -> None:
+        """Say what a person at the terminal should know."""
+        if self.interactive:
+            from mysocket.ends.terminal import BANNER
+
+            self._banner(BANNER)
+
+    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool) -> FormatSink:
+        """The sink for what is received.
+
+        :param shared: several senders write to it.
+        :raises CannotOpen: the ``--output`` file.
+        """
+        if self._output is not None:
+            try:
+                fd = os.open(self._output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as problem:
+                raise CannotOpen(problem.strerror or str(problem), where=self._output) from None
+            self._output_fd, where = fd, self._output
+        else:
+            fd, where = STDOUT, "stdout"
+        terminal = what(fd) is What.TERMINAL
+        private = Private(fd, os.O_RDWR if terminal else os.O_WRONLY)
+        self._writer = Writer(self._reactor, private, where, failed)
+        return FormatSink(self._format(terminal, shared), self._writer)
+
+    def _format(self, terminal: bool, shared: bool) -> Format:
+        if self._style == "json":
+            return JsonFormat(self._max_message, time.time)
+        if self._style == "timestamps":
+            return LineFormat(self._max_message, escaped=terminal, stamp=time.time)
+        if terminal:
+            return LineFormat(self._max_message, escaped=True)
+        return PlainFormat(whole=shared)
+
+    def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
+        """Read the input and give it to ``taker``."""
+        if self.input is Input.NONE or self._source is not None:
+            return
+
+        def at_end() -> None:
+            self.input_ended = True
+            ended()
+
+        pieces = cutter(self._cut)
+        if self.interactive:
+            from mysocket.ends.terminal import TerminalSource, own_terminal
+
+            self._private_input = own_terminal(STDIN)
+            self._source = TerminalSource(self._reactor, self._private_input, pieces, taker, ended=at_end)
+        else:
+            self._private_input = Private(STDIN, os.O_RDONLY)
+            self._source = DescriptorSource(self._reactor, self._private_input, pieces, taker, failed=failed, ended=at_end)
+        self._source.start()
+
+    def stop_input(self) -> None:
+        """Take no more input."""
+        if self._source is not None:
+            self._source.stop()
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        self.stop_input()
+        if self._private_input is not None:
+            self._private_input.close()
+        if self._writer is not None:
+            self._writer.close()
+        if self._output_fd is not None:
+            os.close(self._output_fd)
+            self._output_fd = None

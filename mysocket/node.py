@@ -1,0 +1,386 @@
+"""This running MySocket: its identity, the connections that have not said HELLO yet, and which link adopts them.
+
+A node with a ``--peer`` has one link. A node that only listens (a hub) has one for every node that comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from mysocket.carriers.admission import Admission, RateLimitedLog, StrangerLimit, source_of
+from mysocket.carriers.stream import StreamProtocol
+from mysocket.core.ending import PeerFacts
+from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Heartbeat
+from mysocket.core.wire import ID_SIZE, Bye, Hello, Input, Reason
+from mysocket.ends.escape import one_line
+from mysocket.errors import (
+    AnotherPeer,
+    ClosedWithoutWord,
+    HandshakeTimeout,
+    MySocketError,
+    NotMySocket,
+    RefusedByPeer,
+    VersionMismatch,
+)
+from mysocket.link import WINDOW, Link, Sink
+from mysocket.spool.memory import MemorySpool
+
+#: Bytes that all links of a node together grant to their peers.
+WINDOW_BUDGET = 64 * 1024 * 1024
+#: What a stranger who speaks something else is told.
+GREETING = "mysocket: this port speaks the MySocket protocol, not plain text; on the other side run mysocket, or here mysocket --raw\r\n"
+
+
+class Watcher(Interface):
+    """Who asks :mod:`mysocket.core.ending`, and speaks to the user."""
+
+    def changed(self) -> None:
+        """Something has happened on which leaving may depend."""
+
+    def tell(self, text: str) -> None:
+        """Say something to the user."""
+
+    def fail(self, error: MySocketError) -> None:
+        """An error ends this node."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Character:
+    """What a node is: how it introduces itself, and what it does with what comes."""
+
+    name: str
+    input: Input
+    takes: bool = True
+    hub: bool = False
+    max_message: int = 16 * 1024 * 1024
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+
+
+class Node:
+    """One running MySocket.
+
+    :param random_bytes: ``os.urandom``, or a seeded one in tests.
+    :param sink: where everything that is received goes, or None if nothing is taken.
+    """
+
+    def __init__(
+        self, character: Character, *, clock: IReactorTime, random_bytes: Callable[[int], bytes], sink: Sink | None, watcher: Watcher
+    ) -> None:
+        self.character = character
+        self.clock = clock
+        self.id = random_bytes(ID_SIZE)
+        #: Links by the node id of their peer; the one link of a node with a ``--peer`` stands under b"".
+        self.links: dict[bytes, Link] = {}
+        #: Called with the link that has the own input, once there is one.
+        self.on_first_link: Callable[[Link], None] = lambda link: None
+        #: Connections that have not finished their handshake, with what :meth:`ready` promised.
+        self.strangers: dict[StreamProtocol, Deferred[StreamProtocol]] = {}
+        self._random = random_bytes
+        self._sink = sink
+        self._watcher = watcher
+        self._missing = False
+        self._finished: list[PeerFacts] = []
+        self._timers: dict[StreamProtocol, IDelayedCall] = {}
+        #: Who may connect; None: everybody who can.
+        self.admission: Admission | None = None
+        self._limit = StrangerLimit()
+        self._log = RateLimitedLog(watcher.tell, clock)
+        self._closed: Deferred[None] | None = None
+        self._leaving = False
+
+    def start(self) -> None:
+        """Make the link of a node that has one peer."""
+        if not self.character.hub:
+            self.on_first_link(self._make_link(b""))
+
+    # What leaving depends on ----------------------------------------------------------------------------------------------------
+
+    def facts(self) -> list[PeerFacts]:
+        """Of every peer that was ever linked."""
+        found = [link.facts() for link in self.links.values()]
+        return self._finished + [facts for facts in found if facts is not None]
+
+    @property
+    def missing(self) -> bool:
+        """Data of some peer is known to be missing."""
+        return self._missing or any(link.broken for link in self.links.values())
+
+    @property
+    def linked(self) -> bool:
+        """Is a connection to anybody up?"""
+        return any(link.linked for link in self.links.values())
+
+    # Company of the links -------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        self._gone()
+        if self.character.hub:
+            self._forget_finished()
+        self._watcher.changed()
+
+    def tell(self, text: str) -> None:
+        self._watcher.tell(text)
+
+    def window(self) -> int:
+        return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self.links))))
+
+    def fail(self, link: Link, error: MySocketError) -> None:
+        if self.character.hub:
+            # One sender of many: the others go on, and the status remembers it.
+            self._watcher.tell(str(error))
+            self._missing = True
+            self._watcher.changed()
+        else:
+            self._watcher.fail(error)
+
+    def _make_link(self, key: bytes) -> Link:
+        character = self.character
+        hello = Hello(
+            node=self.id,
+            stream=self._random(ID_SIZE),
+            name=character.name,
+            # The own input of a hub goes to the first node that comes.
+            input=character.input if not self.links else Input.NONE,
+            takes=character.takes,
+        )
+        link = Link(
+            clock=self.clock,
+            hello=hello,
+            spool=MemorySpool(hello.stream),
+            sink=self._sink,
+            company=self,
+            max_message=character.max_message,
+        )
+        self.links[key] = link
+        return link
+
+    def _forget_finished(self) -> None:
+        """A link whose peer said BYE(done) and is gone leaves nothing behind but what the status depends on."""
+        for key, link in list(self.links.items()):
+            facts = link.facts()
+            if facts is not None and facts.progress.name == "DONE" and not link.linked and link.hello.input is Input.NONE:
+                self._missing = self._missing or link.broken
+                self._finished = [facts]
+                del self.links[key]
+
+    # Owner of strangers ---------------------------------------------------------------------------------------------------------
+
+    def connected(self, carrier: StreamProtocol) -> None:
+        if self._leaving:
+            carrier.drop()
+            return
+        if carrier.session.dialler:
+            self._receive_stranger(carrier)
+            carrier.session.greet(self.links[b""].hello)
+            carrier.flush()
+            return
+        host = host_of(carrier)
+        if not self._limit.enter(host):
+            self._log.say("limit", f"too many connections that have not said who they are; closed one from {peer_text(carrier)}")
+            carrier.drop()
+            return
+        self._receive_stranger(carrier)
+        verdict = self.admission.judge(host) if self.admission is not None else True
+        if isinstance(verdict, Deferred):
+            carrier.pause()
+            verdict.addCallback(self._judged, carrier)
+        elif not verdict:
+            self._judged(False, carrier)
+
+    def _receive_stranger(self, carrier: StreamProtocol) -> None:
+        self.strangers[carrier] = Deferred()
+        self._timers[carrier] = self.clock.callLater(HANDSHAKE_TIME, self._too_slow, carrier)
+
+    def _judged(self, admitted: bool, carrier: StreamProtocol) -> None:
+        if carrier not in self.strangers:
+            return
+        if admitted:
+            carrier.resume()
+            return
+        self._log.say(
+            source_of(host_of(carrier)),
+            f"closed a connection from {peer_text(carrier)}: connections are taken {self.admission}; use --allow to take more",
+        )
+        self._end_of(carrier, MySocketError("not admitted"))
+        carrier.drop()
+
+    def ready(self, carrier: StreamProtocol) -> Deferred[StreamProtocol]:
+        """Fires when the handshake on ``carrier`` is finished; fails with a :class:`MySocketError` if it does not come to that."""
+        waiting = self.strangers.get(carrier)
+        if waiting is not None:
+            return waiting
+        if carrier.session.is_open and not carrier.session.is_over:
+            return succeed(carrier)
+        return fail(MySocketError(f"The connection to {peer_text(carrier)} was lost."))
+
+    def event(self, carrier: StreamProtocol, event: Event) -> None:
+        if carrier.owner is not self:
+            carrier.owner.event(carrier, event)
+        elif isinstance(event, Hello):
+            self._met(carrier, event)
+        elif isinstance(event, Bye):
+            self._refused(carrier, event)
+        elif isinstance(event, Broken):
+            self._broke(carrier, event.error)
+
+    def settle(self) -> None:
+        """Strangers are owed nothing."""
+
+    def lost(self, carrier: StreamProtocol, reason: Failure) -> None:
+        self._gone()
+        if carrier not in self.strangers:
+            return
+        if carrier.session.dialler and reason.check(ConnectionDone):
+            self._end_of(carrier, ClosedWithoutWord(peer=peer_text(carrier), address=local_text(carrier)))
+        else:
+            self._end_of(carrier, MySocketError(f"The connection to {peer_text(carrier)} was lost: {reason.getErrorMessage()}"))
+
+    def _too_slow(self, carrier: StreamProtocol) -> None:
+        self._end_of(carrier, HandshakeTimeout(peer=peer_text(carrier), seconds=HANDSHAKE_TIME))
+        carrier.abort()
+
+    def _end_of(self, carrier: StreamProtocol, error: MySocketError | None) -> None:
+        """The handshake is over, well (no error) or not."""
+        timer = self._timers.pop(carrier, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        waiting = self.strangers.pop(carrier, None)
+        if waiting is None:
+            return
+        if not carrier.session.dialler:
+            self._limit.leave(host_of(carrier))
+        if error is None:
+            waiting.callback(carrier)
+        elif carrier.session.dialler:
+            waiting.errback(error)
+
+    def _gone(self) -> None:
+        if self._closed is not None and not self.connections:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+    def _met(self, carrier: StreamProtocol, hello: Hello) -> None:
+        text = peer_text(carrier, hello.name)
+        link, refusal = self._choose(hello)
+        if link is None:
+            self._turn_away(carrier, Reason.BUSY, refusal)
+            return
+        try:
+            link.adopt(carrier, hello, text)
+        except AnotherPeer as error:
+            self._turn_away(carrier, Reason.REFUSED, "messages for another node wait here")
+            self._watcher.fail(error)
+            return
+        self._end_of(carrier, None)
+        if carrier.owner is not link:
+            return
+        link.settle()
+
+    def _choose(self, hello: Hello) -> tuple[Link | None, str]:
+        """The link for a node, or why there is none."""
+        if self.character.hub:
+            known = self.links.get(hello.node)
+            if known is not None:
+                return known, ""
+            first = not self.links and not self._finished
+            link = self._make_link(hello.node)
+            if first:
+                self.on_first_link(link)
+            return link, ""
+        link = self.links[b""]
+        if not link.linked or link.peer is None or link.peer.node == hello.node:
+            return link, ""
+        # A restarted peer whose old connection nobody has seen dead yet, or a stranger: ask the old one whether it is there.
+        link.challenge()
+        return None, f"this side is linked with {link.peer_text}, and takes one peer (a listener without --peer takes many)"
+
+    def _turn_away(self, carrier: StreamProtocol, reason: Reason, text: str) -> None:
+        carrier.close(reason, text)
+        self._end_of(carrier, MySocketError(f"turned {peer_text(carrier)} away: {text}"))
+
+    def _refused(self, carrier: StreamProtocol, bye: Bye) -> None:
+        text = one_line(bye.text) or f"reason {bye.reason}"
+        peer = peer_text(carrier)
+        carrier.drop()
+        error: MySocketError
+        if bye.reason in (Reason.BUSY, Reason.LEFT, Reason.DONE, Reason.SILENT, Reason.PROTOCOL, Reason.MOVED):
+            error = MySocketError(f"{peer} does not link now: {text}")
+        else:
+            error = RefusedByPeer(text, peer=peer)
+        self._end_of(carrier, error)
+        if isinstance(error, RefusedByPeer) and carrier.session.dialler:
+            self._watcher.fail(error)
+
+    def _broke(self, carrier: StreamProtocol, error: MySocketError) -> None:
+        if isinstance(error, NotMySocket) and not carrier.session.dialler:
+            carrier.write_text(GREETING.encode())
+            carrier.drop()
+        else:
+            carrier.finish()
+        self._end_of(carrier, error)
+        if isinstance(error, VersionMismatch):
+            if carrier.session.dialler:
+                self._watcher.fail(error)
+            else:
+                self._watcher.tell(f"turned {peer_text(carrier)} away: {error}")
+
+    # Leaving --------------------------------------------------------------------------------------------------------------------
+
+    def leave(self, text: str) -> None:
+        """Say the last word everywhere."""
+        self._leaving = True
+        for carrier in list(self.strangers):
+            carrier.abort()
+        for link in self.links.values():
+            link.leave(text)
+
+    def when_closed(self) -> Deferred[None]:
+        """Fires when no connection is left."""
+        self._closed = Deferred()
+        closed = self._closed
+        self._gone()
+        return closed
+
+    @property
+    def connections(self) -> list[StreamProtocol]:
+        """All that are up, strangers too."""
+        return [*self.strangers, *(carrier for link in self.links.values() for carrier in link.connections)]
+
+
+def peer_text(carrier: StreamProtocol, name: str = "") -> str:
+    """The other end of a connection, for people: address, and name if it gave one."""
+    address = carrier.connected_to
+    text = address_text(address)
+    return f"{one_line(name, 64)} ({text})" if name else text
+
+
+def host_of(carrier: StreamProtocol) -> str | None:
+    """The address text of the other end, or None for a Unix socket."""
+    host = getattr(carrier.connected_to, "host", None)
+    return host if isinstance(host, str) else None
+
+
+def local_text(carrier: StreamProtocol) -> str:
+    """This end of a connection, without the port."""
+    host = carrier.transport.getHost()
+    return str(getattr(host, "host", address_text(host)))
+
+
+def address_text(address: object) -> str:
+    """An address for people."""
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    name = getattr(address, "name", None)
+    if isinstance(name, bytes):
+        return f"unix:{one_line(name.decode(errors='replace'))}" if name else "a Unix socket"
+    return "the peer"

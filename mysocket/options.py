@@ -1,0 +1,435 @@
+"""The one table of options, as data, and what a command line means.
+
+`OPTIONS` is rendered to argparse for the console script (`parse_command_line`) and to `usage.Options` for twistd (tap.py).
+Three functions keep the two alike: `spell_out` brings every command line into one spelling before either of them sees it,
+`Option.read` reads every value, and `settings` judges the whole. All raise UsageError with the sentence the user reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Any, Literal
+
+from mysocket._version import __version__
+from mysocket.errors import USAGE, UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+Kind = Literal["flag", "value", "repeat"]
+FLAG: Kind = "flag"
+VALUE: Kind = "value"
+REPEAT: Kind = "repeat"
+
+Cut = Literal["lines", "null", "stream", "whole"]
+
+# The three ways to call the program, for the usage lines and for errors about positional arguments.
+CLASSIC = "mysocket [options] LISTENER_PORT RECEIVER_HOST RECEIVER_PORT"
+DIAL = "mysocket [options] --peer HOST:PORT"
+LISTEN = "mysocket [options] -p PORT"
+
+
+def parse_size(text: str) -> int:
+    """Bytes, at least 1: ``64k``, ``1M``, ``2G`` (powers of 1024), or a bare number."""
+    match = re.fullmatch(r"([0-9]{1,15})([kKmMgG]?)", text)
+    size = int(match[1]) * 1024 ** " kmg".index(match[2].lower() or " ") if match else 0
+    if size < 1:
+        raise ValueError(f"{text!r} is not a size; write a number of bytes from 1, or 64k, 1M, 2G")
+    return size
+
+
+def parse_duration(text: str, *, zero: bool = False) -> float:
+    """Seconds, more than 0 unless `zero` allows it: ``500ms``, ``5s``, ``2m``, ``1h``, or a bare number of seconds."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    seconds = float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}[match[2]] if match else -1.0
+    if seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError(
+            f"{text!r} is not a length of time{'' if zero else ' above 0'}; write 500ms, 5s, 2m, 1h, or plain seconds"
+        )
+    return seconds
+
+
+def _linger(text: str) -> float:
+    return parse_duration(text, zero=True)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address; write one of this machine's, as 192.0.2.7 or 2001:db8::7") from None
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a range of addresses; write 10.0.0.0/8, 2001:db8::/32, or a single address") from None
+
+
+def _file_name(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is not a file name")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table. `parse` turns the text after the option into its value, or raises ValueError with a sentence.
+
+    `field` is the field of Settings which the option decides; empty where no field does (--tcp says the default, --help and
+    --version end the program).
+    """
+
+    long: str
+    short: str | None
+    metavar: str | None
+    kind: Kind
+    default: object
+    parse: Callable[[str], object]
+    help: str
+    field: str = ""
+    aliases: tuple[str, ...] = ()
+    group: str = "General"
+
+    def read(self, text: str) -> object:
+        """The value of `text`, or UsageError naming the option."""
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise UsageError(f"--{self.long}: {error}") from None
+
+
+WHERE, HOW, WHEN = "Where to", "What passes, and how", "When to leave"
+
+# fmt: off
+OPTIONS: tuple[Option, ...] = (
+    Option("port", "p", "PORT", VALUE, None, str, field="port", group=WHERE,
+           help="listen here: a number (0: any, which is printed), or a Twisted server endpoint string such as unix:/run/it"),
+    Option("peer", None, "HOST:PORT", VALUE, None, str, field="peer", group=WHERE,
+           help="dial this; [V6]:PORT for an IPv6 address, or a Twisted client endpoint string"),
+    Option("tcp", None, None, FLAG, False, bool, group=WHERE,
+           help="use TCP (the default)"),
+    Option("udp", "u", None, FLAG, False, bool, aliases=("use-udp",), field="udp", group=WHERE,
+           help="use UDP; it wins over --tcp"),
+    Option("raw", None, None, FLAG, False, bool, field="raw", group=WHERE,
+           help="plain bytes (TCP) or one message per datagram (UDP), as nc and socat speak; promises no more than these do"),
+    Option("bind", None, "ADDR", VALUE, None, _address, field="bind", group=WHERE,
+           help="the local address to listen on and to dial from"),
+    Option("allow", None, "CIDR", REPEAT, (), _network, field="allow", group=WHERE,
+           help="addresses that may connect, besides the peer's own; may be given again"),
+
+    Option("stream", None, None, FLAG, False, bool, field="cut", group=HOW,
+           help="cut the input wherever it comes, for bytes without lines"),
+    Option("whole", None, None, FLAG, False, bool, field="cut", group=HOW,
+           help="the whole input is one message"),
+    Option("null", "0", None, FLAG, False, bool, field="cut", group=HOW,
+           help="messages end in a NUL byte; the default is one line, one message"),
+    Option("send-only", None, None, FLAG, False, bool, field="send_only", group=HOW,
+           help="take nothing from the peer"),
+    Option("recv-only", None, None, FLAG, False, bool, field="recv_only", group=HOW,
+           help="send nothing, and never touch stdin"),
+    Option("output", None, "FILE", VALUE, None, _file_name, field="output", group=HOW,
+           help="append what is received to FILE instead of stdout"),
+    Option("json", "J", None, FLAG, False, bool, field="json", group=HOW,
+           help="write one JSON object per message received"),
+    Option("timestamps", "T", None, FLAG, False, bool, field="timestamps", group=HOW,
+           help="write the local time (RFC 3339) before each line received"),
+    Option("max-message", None, "SIZE", VALUE, 16 * 1024**2, parse_size, field="max_message", group=HOW,
+           help="largest message put together where whole ones are needed (JSON, a terminal, many senders); default 16M"),
+
+    Option("wait", "w", "SECS", VALUE, None, parse_duration, field="wait", group=WHEN,
+           help="give up with status 3 when the peer cannot be reached, or stays away, for so long; default: keep trying"),
+    Option("linger", "q", "SECS", VALUE, None, _linger, field="linger", group=WHEN,
+           help="after the own input is delivered, wait at most so long for the peer's"),
+    Option("keep-open", "k", None, FLAG, False, bool, field="keep_open", group=WHEN,
+           help="stay after the peer has finished"),
+
+    Option("verbose", "v", None, FLAG, False, bool, field="verbose", help="say more on stderr"),
+    Option("quiet", None, None, FLAG, False, bool, field="quiet", help="say only errors on stderr"),
+    Option("help", "h", None, FLAG, False, bool, help="show this help and exit"),
+    Option("version", None, None, FLAG, False, bool, help="show the version and exit"),
+)
+# fmt: on
+
+# Options that end the program with an answer; the rest of the command line does not matter then.
+ANSWERS = ("help", "version")
+
+EXCLUSIVE = (
+    ("send-only", "recv-only", "nothing would pass"),
+    ("stream", "whole", "the input is cut in one way"),
+    ("stream", "null", "the input is cut in one way"),
+    ("whole", "null", "the input is cut in one way"),
+    ("json", "timestamps", "a JSON object carries its own time"),
+    ("send-only", "output", "nothing is received that could be written to a file"),
+)
+
+_LONG = {name: option for option in OPTIONS for name in (option.long, *option.aliases)}
+_SHORT = {option.short: option for option in OPTIONS if option.short}
+
+# Prefixes of Twisted's own endpoint strings, and of Tor's.
+_ENDPOINTS = frozenset({"tcp", "tcp6", "ssl", "tls", "unix", "haproxy", "systemd", "onion", "tor"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a valid command line says.
+
+    `port` is digits (0 to 65535), or else a Twisted server endpoint string. `peer` is ``host:port`` or ``[v6]:port``, unless
+    `is_endpoint` says that it is a client endpoint string. With `udp` neither is an endpoint string. One of them is given.
+    Times are seconds, sizes bytes.
+    """
+
+    port: str | None
+    peer: str | None
+    udp: bool
+    raw: bool
+    bind: str | None
+    allow: tuple[IPv4Network | IPv6Network, ...]
+    cut: Cut
+    send_only: bool
+    recv_only: bool
+    output: str | None
+    json: bool
+    timestamps: bool
+    wait: float | None
+    linger: float | None
+    keep_open: bool
+    max_message: int
+    verbose: bool
+    quiet: bool
+
+
+def is_endpoint(text: str, *, listening: bool = False) -> bool:
+    """Whether `text` is a Twisted endpoint string: to be dialled, or, with `listening`, to be listened on.
+
+    ``name:number`` is a host and its port where something is dialled, whatever the name: ``tcp:9000`` is an endpoint only to
+    listen on.
+    """
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_]*):(.+)", text, re.DOTALL)
+    if match is None:
+        return False
+    known = match[1] in _ENDPOINTS
+    if re.fullmatch("[0-9]+", match[2]):
+        return known and listening
+    return known or listening or "=" in match[2]
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` as the host, without brackets, and the port, 1 to 65535."""
+    match = re.fullmatch(r"(?:\[([^][]*)\]|([^][]*)):([^:]*)", text, re.DOTALL)
+    if match is None:
+        raise UsageError(f"{text!r} is not HOST:PORT; an IPv6 address is written in brackets, as [2001:db8::7]:9000")
+    address, name, port = match.groups()
+    if not (address or name):
+        raise UsageError(f"{text!r} names no host; write HOST:PORT")
+    if address is not None and not _is_ipv6(address):
+        raise UsageError(f"{address!r} is not an IPv6 address; only those are written in brackets")
+    if name is not None and not re.fullmatch(r"[^\s:/]+", name):
+        raise UsageError(f"{text!r} is not HOST:PORT; an IPv6 address is written in brackets, as [2001:db8::7]:9000")
+    return address or name, _port_number(port, lowest=1)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _port_number(text: str, lowest: int) -> int:
+    if not re.fullmatch("[0-9]+", text):
+        raise UsageError(f"port {text!r} is not a number from {lowest} to 65535")
+    number = int(text) if len(text) < 10 else 65536
+    if not lowest <= number <= 65535:
+        raise UsageError(f"port {text} is out of range: {lowest} to 65535")
+    return number
+
+
+def _listener(text: str) -> str:
+    if ":" in text:
+        raise UsageError(f"port {text!r} is not a number; the address to listen on is given with --bind ADDR")
+    return str(_port_number(text, lowest=0))
+
+
+def _peer(text: str) -> str:
+    host, port = split_host_port(text)
+    return f"{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _classic(port: str | None, peer: str | None, positionals: Sequence[str]) -> tuple[str | None, str | None]:
+    """Port and peer, from options or from LISTENER_PORT RECEIVER_HOST RECEIVER_PORT."""
+    match positionals:
+        case []:
+            return port, peer
+        case [only]:
+            raise UsageError(
+                f"one argument, {only!r}, is not enough; to listen: mysocket -p {only if only.isdigit() else 'PORT'}; "
+                f"to dial: mysocket --peer {only if ':' in only else 'HOST:PORT'}"
+            )
+        case [host, number]:
+            form = f"--peer {_bracketed(host)}:{number}"
+            raise UsageError(
+                f"two arguments are not enough; to dial another MySocket: mysocket {form}; to dial nc, socat or anything else: "
+                f"mysocket {form} --raw; to listen as well: mysocket LISTENER_PORT {host} {number}"
+            )
+        case [listener, host, number]:
+            if port is not None or peer is not None:
+                raise UsageError(f"the port and the peer are given twice; use either {CLASSIC}, or -p and --peer")
+            return listener, _peer(f"{_bracketed(host)}:{number}")
+        case _:
+            raise UsageError(f"{len(positionals)} arguments are too many; the form is {CLASSIC}")
+
+
+def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settings:
+    """The Settings of a command line: `values`, already read, by the long names of the options, and the positional arguments."""
+    for first, second, why in EXCLUSIVE:
+        if values.get(first) and values.get(second):
+            raise UsageError(f"--{first} and --{second} exclude each other: {why}")
+    cut: Cut = "stream" if values.get("stream") else "whole" if values.get("whole") else "null" if values.get("null") else "lines"
+    fields: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.field:
+            value: Any = values.get(option.long, option.default)
+            fields[option.field] = bool(value) if option.kind == FLAG else tuple(value) if option.kind == REPEAT else value
+    port, peer = _classic(fields["port"], fields["peer"], positionals)
+    if port is None and peer is None:
+        raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")
+    endpoints = [port] if port is not None and is_endpoint(port, listening=True) else []
+    endpoints += [peer] if peer is not None and is_endpoint(peer) else []
+    if fields["udp"] and endpoints:
+        raise UsageError(
+            f"endpoint string {endpoints[0]!r}: there are none for UDP; write the port as a number, the peer as HOST:PORT"
+        )
+    if fields["bind"] and endpoints:
+        raise UsageError(f"--bind does not reach into an endpoint string; {endpoints[0]!r} has to name the address itself")
+    if port is not None and port not in endpoints:
+        port = _listener(port)
+    if peer is not None and peer not in endpoints:
+        peer = _peer(peer)
+    return Settings(**{**fields, "port": port, "peer": peer, "cut": cut})
+
+
+def spell_out(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line in one spelling: every option as ``--long`` or ``--long=value``, and apart from them the positionals.
+
+    Options may follow positionals, up to ``--``. The next word is the value of an option only if it does not look like an
+    option itself; ``--long=-value`` passes any. Long options are never abbreviated, so that a new one cannot change old scripts.
+    """
+    options: list[str] = []
+    positionals: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            positionals.extend(words)
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            option = _LONG.get(name)
+            if option is None:
+                raise UsageError(_unknown(f"--{name}"))
+            if option.kind == FLAG and equals:
+                raise UsageError(f"--{name} takes no value")
+            options.append(_spelled(option, value if equals else None, words))
+        elif word.startswith("-") and word != "-":
+            letters = word[1:]
+            while letters:
+                option, letters = _SHORT.get(letters[0]), letters[1:]
+                if option is None:
+                    raise UsageError(_unknown(f"-{word[len(word) - len(letters) - 1]}"))
+                if option.kind == FLAG:
+                    options.append(_spelled(option, None, words))
+                else:
+                    options.append(_spelled(option, letters or None, words))
+                    letters = ""
+        else:
+            positionals.append(word)
+        if options and options[-1][2:] in ANSWERS:
+            return options[-1:], []
+    return options, positionals
+
+
+def _spelled(option: Option, value: str | None, words: Iterator[str]) -> str:
+    if option.kind == FLAG:
+        return f"--{option.long}"
+    if value is None:
+        value = next(words, "-")
+        if value.startswith("-"):
+            raise UsageError(f"--{option.long} needs a value: --{option.long} {option.metavar}")
+    return f"--{option.long}={value}"
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    if name in ("-l", "--listen"):
+        hint = "; to listen: -p PORT"
+    else:
+        begun = [long for long in _LONG if len(name) > 3 and long.startswith(name[2:])]
+        near = begun or get_close_matches(name[2:], _LONG, n=1)
+        hint = f"; did you mean --{near[0]}?" if near else "; mysocket --help lists them all"
+    return f"unknown option {name}{hint}"
+
+
+EPILOG = """\
+Sizes are bytes, or 64k, 1M, 2G; times are seconds, or 500ms, 5s, 2m, 1h.
+Short options may be bundled (-kv); long ones cannot be abbreviated.
+
+Examples:
+  mysocket 9000 hostb 9001
+        talk; on hostb: mysocket 9001 hosta 9000
+  mysocket --peer hub:9001 < report.csv && rm report.csv
+        remove the file only when the other side has it
+  mysocket -p 9001 --allow 10.0.0.0/8 -k --output all.log
+        collect from many senders
+  mysocket --raw -u -p 5140 --allow 192.0.2.0/24 -k
+        show the datagrams of a device
+
+Exit status 0 means: everything given here has been acknowledged by the peer.
+"""
+
+
+def _argument_parser() -> ArgumentParser:
+    from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+
+    class Parser(ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise UsageError(message)
+
+    parser = Parser(
+        prog="mysocket",
+        usage=f"{CLASSIC}\n       mysocket [options] -p PORT --peer HOST:PORT\n       {DIAL}\n       {LISTEN}",
+        description="Netcat for messages that must arrive: in order, exactly once, acknowledged.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=SUPPRESS,
+    )
+    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
+    for option in OPTIONS:
+        names = [f"-{option.short}"] if option.short else []
+        names += [f"--{name}" for name in (option.long, *option.aliases)]
+        how: dict[str, Any] = {"action": "store_true"}
+        if option.long in ANSWERS:
+            how = {"action": option.long} | ({"version": f"mysocket {__version__}"} if option.long == "version" else {})
+        elif option.kind != FLAG:
+            how = {"action": "append" if option.kind == REPEAT else "store", "type": option.read, "metavar": option.metavar}
+        groups[option.group].add_argument(*names, dest=option.long, help=option.help, **how)
+    return parser
+
+
+def parse_command_line(argv: Sequence[str]) -> Settings:
+    """The Settings of the console script's arguments. Anything wrong leaves the program: status 2, ``mysocket: …`` on stderr."""
+    parser = _argument_parser()
+    try:
+        options, positionals = spell_out(argv)
+        return settings(vars(parser.parse_args(options)), positionals)
+    except UsageError as error:
+        parser.exit(USAGE, f"mysocket: {error}\n")

@@ -1,0 +1,60 @@
+"""twistd's view: the options of options.py as `usage.Options`, and makeService."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from mysocket._version import __version__
+from mysocket.errors import UsageError
+from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option, Settings, settings, spell_out
+
+
+class Options(usage.Options):
+    synopsis = "[options] [LISTENER_PORT RECEIVER_HOST RECEIVER_PORT]"
+    longdesc = "Messages that must arrive, as a service; the options are those of the command mysocket."
+    optFlags: ClassVar = [[o.long, o.short, o.help] for o in OPTIONS if o.kind == FLAG and o.long not in ANSWERS]
+    optParameters: ClassVar = [[o.long, o.short, o.default, o.help, o.read] for o in OPTIONS if o.kind == VALUE]
+
+    settings: Settings
+
+    def opt_version(self) -> None:
+        """show the version and exit"""
+        print(f"mysocket {__version__}")
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            spelled, positionals = spell_out(sys.argv[1:] if options is None else options)
+            super().parseOptions([*spelled, "--", *positionals])
+        except UsageError as error:
+            raise usage.UsageError(str(error)) from error
+
+    def parseArgs(self, *positionals: str) -> None:
+        self.positionals = positionals
+
+    def postOptions(self) -> None:
+        self.settings = settings(self, self.positionals)
+
+
+def _repeatable(option: Option) -> None:
+    def collect(self: Options, text: str) -> None:
+        self.setdefault(option.long, []).append(option.read(text))
+
+    collect.__doc__ = option.help
+    setattr(Options, f"opt_{option.long.replace('-', '_')}", collect)
+
+
+for _option in OPTIONS:
+    if _option.kind == REPEAT:
+        _repeatable(_option)
+
+
+def makeService(options: Options) -> IService:
+    from mysocket.service import make_twistd_service
+
+    return make_twistd_service(options.settings, options.parent)

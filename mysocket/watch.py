@@ -1,0 +1,174 @@
+"""Watches what leaving depends on, and leaves: the one user of :mod:`mysocket.core.ending`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from mysocket.core.ending import Facts, Own, PeerFacts, Policy, Verdict, verdict
+from mysocket.errors import MySocketError
+
+#: Seconds after which the same sentence may be said again.
+SAY_AGAIN = 60.0
+
+
+class Subject(Interface):
+    """What is watched: a node with its links, or raw connections."""
+
+    def own(self) -> Own:
+        """The state of the own input."""
+
+    def undelivered(self) -> int:
+        """Bytes of messages that were given and are not acknowledged."""
+
+    def peers(self) -> Sequence[PeerFacts]:
+        """Every peer that was ever linked."""
+
+    def linked(self) -> bool:
+        """Is somebody there?"""
+
+    def missing(self) -> bool:
+        """Data is known to be missing."""
+
+
+class Voice:
+    """What is said to people: one sentence a line, by ``write``.
+
+    :param write: takes a line without its end.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, quiet: bool = False, verbose: bool = False) -> None:
+        self._write = write
+        self._quiet = quiet
+        self._verbose = verbose
+
+    def tell(self, text: str) -> None:
+        """Something the user may want to know."""
+        if not self._quiet:
+            self._write(text)
+
+    def detail(self, text: str) -> None:
+        """Something for ``-v``."""
+        if self._verbose:
+            self._write(text)
+
+    def complain(self, text: str) -> None:
+        """Something the user must know."""
+        self._write(text)
+
+
+class Watch:
+    """Asks the table of endings after every change, and at the times the table names.
+
+    :param stop_input: called when a signal wants no more input.
+    """
+
+    def __init__(
+        self, subject: Subject, policy: Policy, *, clock: IReactorTime, voice: Voice, stop_input: Callable[[], None] = lambda: None
+    ) -> None:
+        self.voice = voice
+        #: Fires once, with the verdict that says to leave.
+        self.verdict: Deferred[Verdict] = Deferred()
+        #: The error that ends the program, if one does.
+        self.error: MySocketError | None = None
+        self._subject = subject
+        self._policy = policy
+        self._clock = clock
+        self._stop_input = stop_input
+        self._alone_since: float | None = clock.seconds()
+        self._delivered_at: float | None = None
+        self._interrupts = 0
+        self._terminated = False
+        self._over = False
+        self._soon: IDelayedCall | None = None
+        self._later: IDelayedCall | None = None
+        self._said: dict[str, float] = {}
+
+    # What happens ---------------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Something has happened on which leaving may depend. The table is asked in the next turn of the reactor."""
+        if self._soon is None and not self._over:
+            self._soon = self._clock.callLater(0, self._consider)
+
+    def tell(self, text: str) -> None:
+        self.voice.tell(text)
+
+    def report(self, error: MySocketError) -> None:
+        """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
+        text, now = str(error), self._clock.seconds()
+        if self._subject.linked():
+            self.voice.detail(text)
+        elif now - self._said.get(text, float("-inf")) >= SAY_AGAIN:
+            self._said[text] = now
+            self.voice.tell(f"{text} Trying again.")
+
+    def fail(self, error: MySocketError) -> None:
+        """An error that ends the program."""
+        if self.error is None:
+            self.error = error
+            self.voice.complain(str(error))
+            self.changed()
+
+    def interrupt(self) -> None:
+        """SIGINT."""
+        self._interrupts += 1
+        self._stop_input()
+        waiting = self._subject.undelivered()
+        if waiting and self._interrupts == 1:
+            self.voice.complain(f"{waiting} bytes are not delivered yet; waiting for that. Interrupt again to leave without.")
+        self.changed()
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._terminated = True
+        self.changed()
+
+    # The table ------------------------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """All that leaving depends on, now."""
+        now, own = self._clock.seconds(), self._subject.own()
+        if own is Own.DELIVERED and self._delivered_at is None:
+            self._delivered_at = now
+        if self._subject.linked():
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        return Facts(
+            own=own,
+            undelivered=self._subject.undelivered(),
+            delivered_at=self._delivered_at,
+            peers=self._subject.peers(),
+            alone_since=self._alone_since,
+            interrupts=self._interrupts,
+            terminated=self._terminated,
+            failure=self.error.status if self.error is not None else None,
+            missing=self._subject.missing(),
+        )
+
+    def _consider(self) -> None:
+        self._soon = None
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._later = None
+        if self._over:
+            return
+        now = self._clock.seconds()
+        found = verdict(self.facts(), self._policy, now)
+        if found.status is not None:
+            self.stop()
+            self.verdict.callback(found)
+        elif found.ask_at is not None:
+            self._later = self._clock.callLater(max(0.0, found.ask_at - now), self.changed)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over = True
+        for call in (self._soon, self._later):
+            if call is not None and call.active():
+                call.cancel()
+        self._soon = self._later = None

@@ -1,0 +1,46 @@
+from pathlib import Path
+from re import search
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = search(r'__version__ = "([^"]+)"', (here / "mysocket/_version.py").read_text(encoding="utf-8"))
+assert version, "mysocket/_version.py names no version"
+
+TEST = ["pytest>=8", "pytest-twisted>=1.14", "hypothesis>=6.100"]
+
+setup(
+    name="mysocket",
+    version=version[1],
+    description="Netcat for messages that must arrive: whole, in order, exactly once",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The MySocket authors",
+    license="MIT",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Networking",
+        "Typing :: Typed",
+    ],
+    keywords="netcat message delivery exactly-once twisted tcp udp",
+    python_requires=">=3.11",
+    install_requires=["twisted>=24.10", "xxhash>=3.4"],
+    extras_require={"test": TEST, "dev": [*TEST, "coverage", "tox"]},
+    # find_packages misses twisted.plugins, which has no __init__.py and must not have one.
+    packages=[*find_packages(include=["mysocket", "mysocket.*"]), "twisted.plugins"],
+    # Without it setuptools installs "pip install -e ." by an import hook, and Twisted, which scans sys.path, finds no plugin.
+    package_dir={"": "."},
+    package_data={"mysocket": ["py.typed"]},
+    entry_points={"console_scripts": ["mysocket=mysocket.cli:main"]},
+    zip_safe=False,
+)
