@@ -139,3 +139,7 @@ class TimeLimit(MySocketError):
     """{peer} could not be reached, or stayed away, for {seconds:g} s (-w)."""
 
     status = TIME_LIMIT
+
+
+class RawReset(MySocketError):
+    """The connection to {peer} was lost: {text}. Plain bytes have no acknowledgement: nobody knows how much arrived."""

@@ -68,11 +68,19 @@ class Node:
     """One running MySocket.
 
     :param random_bytes: ``os.urandom``, or a seeded one in tests.
+    :param admission: who may connect; None: everybody who can.
     :param sink: where everything that is received goes, or None if nothing is taken.
     """
 
     def __init__(
-        self, character: Character, *, clock: IReactorTime, random_bytes: Callable[[int], bytes], sink: Sink | None, watcher: Watcher
+        self,
+        character: Character,
+        *,
+        clock: IReactorTime,
+        random_bytes: Callable[[int], bytes],
+        sink: Sink | None,
+        watcher: Watcher,
+        admission: Admission | None = None,
     ) -> None:
         self.character = character
         self.clock = clock
@@ -89,8 +97,7 @@ class Node:
         self._missing = False
         self._finished: list[PeerFacts] = []
         self._timers: dict[StreamProtocol, IDelayedCall] = {}
-        #: Who may connect; None: everybody who can.
-        self.admission: Admission | None = None
+        self._admission = admission
         self._limit = StrangerLimit()
         self._log = RateLimitedLog(watcher.tell, clock)
         self._closed: Deferred[None] | None = None
@@ -188,7 +195,7 @@ class Node:
             carrier.drop()
             return
         self._receive_stranger(carrier)
-        verdict = self.admission.judge(host) if self.admission is not None else True
+        verdict = self._admission.judge(host) if self._admission is not None else True
         if isinstance(verdict, Deferred):
             carrier.pause()
             verdict.addCallback(self._judged, carrier)
@@ -207,7 +214,7 @@ class Node:
             return
         self._log.say(
             source_of(host_of(carrier)),
-            f"closed a connection from {peer_text(carrier)}: connections are taken {self.admission}; use --allow to take more",
+            f"closed a connection from {peer_text(carrier)}: connections are taken {self._admission}; use --allow to take more",
         )
         self._end_of(carrier, MySocketError("not admitted"))
         carrier.drop()

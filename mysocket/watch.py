@@ -45,6 +45,11 @@ class Voice:
         self._quiet = quiet
         self._verbose = verbose
 
+    def heard(self) -> None:
+        """Somebody spoke, without a connection: being alone begins anew."""
+        if self._alone_since is not None:
+            self._alone_since = self._clock.seconds()
+
     def tell(self, text: str) -> None:
         """Something the user may want to know."""
         if not self._quiet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -13,10 +12,12 @@ from twisted.application.internet import ClientService
 from twisted.internet import endpoints, error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mysocket.carriers.admission import is_loopback
+from mysocket.carriers.datagram import READ_SIZE
 from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable
 
 #: Connections the kernel keeps that were not accepted yet. Twisted's default of 50 drops some of a thousand that come at once.
@@ -112,8 +113,7 @@ async def _listen_one(
     try:
         return await kind(reactor, port, BACKLOG, address).listen(factory)
     except error.CannotListenError as problem:
-        number = getattr(problem.socketError, "errno", None)
-        if six and number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) or isinstance(problem.socketError, socket.gaierror):
+        if _no_such_address(problem, address):
             if address == "::":
                 return await _listen_one(reactor, port, "0.0.0.0", factory, optional=False)
             if optional:
@@ -161,6 +161,34 @@ def connect_error(problem: BaseException, peer: str) -> MySocketError:
         return Unreachable(f"no answer within {CONNECT_TIME} s", peer=peer)
     text = getattr(problem, "osError", None) or problem
     return Unreachable(getattr(text, "strerror", None) or str(text) or type(problem).__name__, peer=peer)
+
+
+def endpoint_host(text: str) -> str | None:
+    """The host in a client endpoint string, or None if it names none (a Unix socket)."""
+    kind, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text))
+    if kind == "unix":
+        return None
+    named = [part.removeprefix("host=") for part in parts if part.startswith("host=")]
+    return next(iter(named + [part for part in parts if "=" not in part]), None)
+
+
+def listen_datagrams(reactor: Any, port: int, address: str, protocol: DatagramProtocol, *, optional: bool) -> IListeningPort | None:
+    """Listen for datagrams on one address; None if it is ``optional`` and this machine has no such address."""
+    try:
+        found: IListeningPort = reactor.listenUDP(port, protocol, interface=address, maxPacketSize=READ_SIZE)
+        return found
+    except error.CannotListenError as problem:
+        if _no_such_address(problem, address):
+            if address == "::":
+                return listen_datagrams(reactor, port, "0.0.0.0", protocol, optional=False)
+            if optional:
+                return None
+        raise _cannot_listen(problem, f"{address}:{port}") from None
+
+
+def _no_such_address(problem: error.CannotListenError, address: str) -> bool:
+    number = getattr(problem.socketError, "errno", None)
+    return ":" in address and number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def host_endpoint(reactor: Any, host: str, port: int, bind: str | None) -> IStreamClientEndpoint:

@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 
 from mysocket.core.batch import Batch, Bytes, Flag, Kind, split
 from mysocket.core.wire import Hello
-from mysocket.ends.escape import escape
+from mysocket.ends.escape import Escaper, escape
 
 
 class Origin(Interface):
@@ -68,6 +68,18 @@ class PlainFormat:
             self._open, self._open_stream = origin, origin.stream_id
             self._delimiter = b"\0" if block.flags & Flag.NUL else b"\n"
         return data
+
+
+class EscapedFormat:
+    """Plain bytes on a terminal, as they come: a prompt without an end of line is shown at once."""
+
+    whole = False
+
+    def __init__(self) -> None:
+        self._escaper = Escaper()
+
+    def render(self, block: Batch, origin: Origin) -> Bytes:
+        return self._escaper.feed(bytes(block.payload))
 
 
 class JsonFormat:

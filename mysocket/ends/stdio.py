@@ -9,7 +9,7 @@ from typing import Any
 
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer, what
-from mysocket.ends.sink import Format, FormatSink, JsonFormat, LineFormat, PlainFormat
+from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, PlainFormat
 from mysocket.ends.source import DescriptorSource, Taker, cutter
 from mysocket.errors import CannotOpen, MySocketError
 
@@ -24,9 +24,6 @@ class Ends:
     :param output: a file to append to instead of stdout.
     :param style: ``plain``, ``json`` or ``timestamps``.
     """
-
-    #: The program stays when its peer has finished.
-    stays = False
 
     def __init__(
         self,
@@ -63,17 +60,18 @@ class Ends:
         """A person types."""
         return self._stdin is What.TERMINAL
 
-    def open(self) -> None:
+    def greet(self) -> None:
         """Say what a person at the terminal should know."""
         if self.interactive:
             from mysocket.ends.terminal import BANNER
 
             self._banner(BANNER)
 
-    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool) -> FormatSink:
+    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> FormatSink:
         """The sink for what is received.
 
         :param shared: several senders write to it.
+        :param raw: what comes are plain bytes, which are shown as they come.
         :raises CannotOpen: the ``--output`` file.
         """
         if self._output is not None:
@@ -87,13 +85,15 @@ class Ends:
         terminal = what(fd) is What.TERMINAL
         private = Private(fd, os.O_RDWR if terminal else os.O_WRONLY)
         self._writer = Writer(self._reactor, private, where, failed)
-        return FormatSink(self._format(terminal, shared), self._writer)
+        return FormatSink(self._format(terminal, shared, raw), self._writer)
 
-    def _format(self, terminal: bool, shared: bool) -> Format:
+    def _format(self, terminal: bool, shared: bool, raw: bool) -> Format:
         if self._style == "json":
             return JsonFormat(self._max_message, time.time)
         if self._style == "timestamps":
             return LineFormat(self._max_message, escaped=terminal, stamp=time.time)
+        if terminal and raw:
+            return EscapedFormat()
         if terminal:
             return LineFormat(self._max_message, escaped=True)
         return PlainFormat(whole=shared)

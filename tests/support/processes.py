@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MYSOCKET: Final = (sys.executable, "-m", "mysocket")
-TIMEOUT: Final = 30.0  # seconds; a deadline that only a hanging program meets, not a measure of speed
+# Seconds; a deadline that only a hanging program meets, not a measure of speed.
+TIMEOUT: Final = float(os.environ.get("MYSOCKET_TEST_TIMEOUT", "30"))
 
 PIPE: Final = subprocess.PIPE
 DEVNULL: Final = subprocess.DEVNULL
@@ -47,13 +48,19 @@ BANNER: Final = "Enter message to send. All messages received will be shown belo
 
 
 def wait_until(condition: Callable[[], T | None], what: str, timeout: float = TIMEOUT, *programs: Program) -> T:
-    """Ask `condition` every 10 ms until its answer is true, and return that answer; fail after `timeout` seconds."""
+    """Ask `condition` every 10 ms until its answer is true, and return that answer.
+
+    Fail after `timeout` seconds, or as soon as all of `programs` have ended and it is still not true.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        over = bool(programs) and not any(program.running() for program in programs)
         if answer := condition():
             return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout:g} s\n" + "\n".join(p.report() for p in programs))
+        if over or time.monotonic() > deadline:
+            raise AssertionError(
+                f"{what}, waited {'to their end' if over else f'{timeout:g} s'}\n" + "\n".join(p.report() for p in programs)
+            )
         time.sleep(0.01)
 
 
@@ -539,6 +546,11 @@ def pair(
 
 def _environment(extra: dict[str, str] | None) -> dict[str, str]:
     return {**os.environ, **(extra or {})}
+
+
+def _shortened(text: str, most: int = 4000) -> str:
+    """The beginning and the end of what is too long to read."""
+    return text if len(text) <= 2 * most else f"{text[:most]}\n[{len(text) - 2 * most} characters left out]\n{text[-most:]}"
 
 
 def _ordinal(number: int) -> str:

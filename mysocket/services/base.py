@@ -1,0 +1,181 @@
+"""What every kind of session has in common: a listener, the ends, and a watch over when to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.python.failure import Failure
+
+from mysocket.carriers import build
+from mysocket.carriers.admission import LOOPBACK, Admission
+from mysocket.carriers.resolve import DaemonResolver
+from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
+from mysocket.ends.stdio import Ends
+from mysocket.errors import MySocketError, TimeLimit
+from mysocket.node import address_text
+from mysocket.options import Settings, is_endpoint, split_host_port
+from mysocket.watch import Voice, Watch
+
+#: Seconds in which connections are closed when the program leaves.
+LEAVE_TIME = 2.5
+
+
+class EndpointService(Service):
+    """What every kind of session has in common: ends, a listener, a watch over when to leave.
+
+    :param ends: where messages come from and go to.
+    """
+
+    name = "mysocket"
+
+    def __init__(self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends, policy: Policy) -> None:
+        self.settings = settings
+        #: Fires with the exit status when the session is over.
+        self.finished: Deferred[int] = Deferred()
+        self.reactor = reactor
+        self.ends = ends
+        self.resolver = DaemonResolver(reactor)
+        self.watch = Watch(self, policy, clock=reactor, voice=voice, stop_input=ends.stop_input)
+        self.admission = self._admission()
+        self._ports: list[IListeningPort] = []
+        self._closing: Deferred[None] | None = None
+
+    # For those who inherit ------------------------------------------------------------------------------------------------------
+
+    def own(self) -> Own:
+        """The state of the own input."""
+        raise NotImplementedError
+
+    def undelivered(self) -> int:
+        """Bytes of messages that were given and are not acknowledged."""
+        raise NotImplementedError
+
+    def peers(self) -> Sequence[PeerFacts]:
+        """Every peer that was ever linked."""
+        raise NotImplementedError
+
+    def linked(self) -> bool:
+        """Is somebody there?"""
+        raise NotImplementedError
+
+    def missing(self) -> bool:
+        """Data is known to be missing."""
+        return False
+
+    async def start(self) -> None:
+        """Listen and dial."""
+        raise NotImplementedError
+
+    def say_goodbye(self, why: str) -> Deferred[None]:
+        """Say the last word to everybody; fires when every connection is closed."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Drop every connection that is not closed yet."""
+        raise NotImplementedError
+
+    def name_undelivered(self) -> None:
+        """Tell the user what was not delivered."""
+
+    # Starting -------------------------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        self.reactor.installNameResolver(self.resolver)
+        self.watch.verdict.addCallback(self._leave)
+        Deferred.fromCoroutine(self._start()).addErrback(self._could_not_start)
+
+    async def _start(self) -> None:
+        await self.start()
+        self.ends.greet()
+        self.watch.changed()
+
+    def _could_not_start(self, failure: Failure) -> None:
+        error = failure.value
+        if not isinstance(error, MySocketError):
+            error = MySocketError(f"could not start: {failure.getTraceback()}")
+        self.watch.fail(error)
+
+    def _admission(self) -> Admission:
+        networks, hosts = list(self.settings.allow), []
+        if self.settings.peer is None:
+            networks += LOOPBACK
+        elif (host := self.peer_host) is not None:
+            hosts.append(host)
+        return Admission(networks, hosts, resolver=self.resolver, clock=self.reactor)
+
+    @property
+    def peer_host(self) -> str | None:
+        """The host that ``--peer`` names, or None: there is none, or it is a Unix socket."""
+        peer = self.settings.peer
+        if peer is None:
+            return None
+        if not is_endpoint(peer):
+            return split_host_port(peer)[0]
+        return build.endpoint_host(peer)
+
+    def peer_endpoint(self, peer: str) -> IStreamClientEndpoint:
+        """What ``--peer`` dials: ``host:port``, or a client endpoint string."""
+        if is_endpoint(peer):
+            return build.client_endpoint(self.reactor, peer)
+        host, port = split_host_port(peer)
+        return build.host_endpoint(self.reactor, host, port, self.settings.bind)
+
+    async def listen(self, factory: IProtocolFactory) -> None:
+        """Listen where ``--port`` says, if it does."""
+        text = self.settings.port
+        if text is None:
+            return
+        if is_endpoint(text, listening=True):
+            self._ports = await build.listen_endpoint(self.reactor, text, factory)
+        else:
+            addresses = build.interfaces(self.settings.bind, self.peer_host)
+            self._ports = await build.listen_port(self.reactor, int(text), addresses, factory)
+        self.tell_listening([port.getHost() for port in self._ports], "connections")
+
+    def tell_listening(self, addresses: list[Any], things: str) -> None:
+        """The first line of every session that listens."""
+        where = " and ".join(address_text(address) for address in addresses)
+        self.watch.tell(f"listening on {where} ({things} are taken {self.admission})")
+
+    # Leaving --------------------------------------------------------------------------------------------------------------------
+
+    def _leave(self, verdict: Verdict) -> None:
+        self.ends.stop_input()
+        if verdict.why == "-w" and self.settings.wait is not None:
+            peer = self.settings.peer or "every sender"
+            self.watch.voice.complain(str(TimeLimit(peer=peer, seconds=self.settings.wait)))
+        self.name_undelivered()
+        self.close(verdict.why).addCallback(lambda _: self.finished.callback(verdict.status or 0))
+
+    def close(self, why: str) -> Deferred[None]:
+        """Stop listening, say the last word, and wait a moment for connections to close."""
+        if self._closing is not None:
+            return self._closing
+        self._closing = done = Deferred()
+        waiting: list[Any] = [port.stopListening() for port in self._ports]
+        waiting.append(self.say_goodbye(why))
+        deadline = self.reactor.callLater(LEAVE_TIME, self.abort)
+
+        def all_closed(_: object) -> None:
+            if deadline.active():
+                deadline.cancel()
+            self.ends.close()
+            done.callback(None)
+
+        DeferredList([deferred for deferred in waiting if isinstance(deferred, Deferred)]).addCallback(all_closed)
+        return done
+
+    def stopService(self) -> Deferred[None] | None:
+        """Leave; for twistd."""
+        super().stopService()
+        self.watch.stop()
+        if self._closing is not None:
+            return None
+        self.ends.stop_input()
+        self.name_undelivered()
+        return self.close("it was stopped")

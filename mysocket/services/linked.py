@@ -1,0 +1,124 @@
+"""A session of the MySocket protocol: a node, what listens and dials for it, and the two ends of this process."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from mysocket.carriers import build
+from mysocket.carriers.stream import StreamFactory
+from mysocket.core.batch import count
+from mysocket.core.ending import Own, PeerFacts, Policy
+from mysocket.core.session import Heartbeat
+from mysocket.core.wire import Input
+from mysocket.ends.stdio import Ends
+from mysocket.link import Link
+from mysocket.node import Character, Node
+from mysocket.options import Settings
+from mysocket.services.base import EndpointService
+from mysocket.watch import Voice
+
+
+class LinkService(EndpointService):
+    """A node with its carriers and ends.
+
+    :param random_bytes: gives ids; ``os.urandom``.
+    """
+
+    def __init__(
+        self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends, random_bytes: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        policy = Policy(keep_open=settings.keep_open, linger=settings.linger, wait=settings.wait)
+        super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
+        character = Character(
+            name=socket.gethostname(),
+            input=ends.input,
+            takes=not settings.send_only,
+            hub=settings.peer is None,
+            max_message=settings.max_message,
+            heartbeat=Heartbeat.for_wait(settings.wait),
+        )
+        sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=character.hub)
+        self.node = Node(
+            character, clock=reactor, random_bytes=random_bytes, sink=sink, watcher=self.watch, admission=self.admission
+        )
+        self.node.on_first_link = self._got_link
+        self._own_link: Link | None = None
+        self._dialler: Service | None = None
+
+    def own(self) -> Own:
+        if self.ends.input is Input.NONE:
+            return Own.NONE
+        if self._own_link is None:
+            return Own.DELIVERED if self.ends.input_ended else Own.OPEN
+        if self._own_link.delivered:
+            return Own.DELIVERED
+        return Own.ENDED if self.ends.input_ended else Own.OPEN
+
+    def undelivered(self) -> int:
+        return self._own_link.undelivered if self._own_link is not None else 0
+
+    def peers(self) -> Sequence[PeerFacts]:
+        return self.node.facts()
+
+    def linked(self) -> bool:
+        return self.node.linked
+
+    def missing(self) -> bool:
+        return self.node.missing
+
+    async def start(self) -> None:
+        heartbeat = self.node.character.heartbeat
+        await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node, heartbeat=heartbeat))
+        self.node.start()
+        peer = self.settings.peer
+        if peer is None:
+            return
+        self._dialler = build.dialler(
+            self.reactor,
+            self.peer_endpoint(peer),
+            peer,
+            StreamFactory(dialler=True, clock=self.reactor, owner=self.node, heartbeat=heartbeat),
+            prepare=self.node.ready,
+            report=self.watch.report,
+            random=random.random,
+        )
+        self._dialler.startService()
+
+    def _got_link(self, link: Link) -> None:
+        self._own_link = link
+        self.ends.start_input(link, failed=self.watch.fail, ended=self.watch.changed)
+
+    def name_undelivered(self) -> None:
+        link = self._own_link
+        if link is None or not link.undelivered:
+            return
+        messages, at = 0, link.spool.retired
+        while at < link.spool.end:
+            batch = link.spool.read(at)
+            messages += count(batch)
+            at = batch.end
+        rest = "" if self.ends.input_ended else ", nor the input that was not read yet"
+        self.watch.voice.complain(
+            f"not delivered: {messages} messages, {link.undelivered} bytes, positions {link.spool.retired} to "
+            f"{link.spool.retired + link.undelivered}{rest}; they were held in memory and are lost"
+        )
+
+    def say_goodbye(self, why: str) -> Deferred[None]:
+        self.node.leave(why)
+        return self.node.when_closed().addCallback(self._stop_dialling)
+
+    def _stop_dialling(self, _: None) -> None:
+        # Only now: ClientService would close its connection at once, and a BYE on the way would be lost.
+        if self._dialler is not None:
+            self._dialler.stopService()
+
+    def abort(self) -> None:
+        for carrier in self.node.connections:
+            carrier.abort()

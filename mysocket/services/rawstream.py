@@ -1,0 +1,266 @@
+"""``--raw`` over TCP or a Unix socket: one plain connection between the two ends of this process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from mysocket.carriers import build
+from mysocket.carriers.admission import RateLimitedLog, source_of
+from mysocket.carriers.raw import HIGH_WATER, RawFactory, RawProtocol
+from mysocket.core.batch import Piece
+from mysocket.core.ending import Own, PeerFacts, Policy, Progress
+from mysocket.core.wire import Input
+from mysocket.ends.plain import RawOrigin
+from mysocket.ends.stdio import Ends
+from mysocket.errors import MySocketError, RawReset
+from mysocket.node import address_text
+from mysocket.options import Settings
+from mysocket.services.base import EndpointService
+from mysocket.watch import Voice
+
+#: Bytes of received data that wait for the output above which no more is read.
+OUTPUT_HIGH_WATER = 1024 * 1024
+
+
+class RawStreamService(EndpointService):
+    """``--raw`` over TCP: one connection, dialled or accepted, whichever is first."""
+
+    def __init__(self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends) -> None:
+        # -k takes the next connection, so it needs a port.
+        keep_open = settings.keep_open and settings.port is not None
+        policy = Policy(keep_open=keep_open, linger=settings.linger, wait=settings.wait)
+        super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
+        self.on_room: Callable[[], None] = lambda: None
+        self._keep_open = keep_open
+        self._sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
+        self._origin: RawOrigin | None = None
+        self._carrier: RawProtocol | None = None
+        self._waiting: list[RawProtocol] = []  # connections whose addresses are being looked up
+        self._began = False  # a byte has passed: no more dialling
+        self._peer_ended = False
+        self._shut = False
+        self._paused = False
+        self._ever = False
+        self._attempts = 0
+        self._retry: IDelayedCall | None = None
+        self._dialling: Deferred[Any] | None = None
+        self._policy = build.retry_policy(random.random)
+        self._log = RateLimitedLog(voice.tell, reactor)
+        self._closed: Deferred[None] | None = None
+
+    # Subject of the watch -------------------------------------------------------------------------------------------------------
+
+    def own(self) -> Own:
+        if self.ends.input is Input.NONE:
+            return Own.NONE
+        if not self.ends.input_ended:
+            return Own.OPEN
+        return Own.DELIVERED if self._shut or not self._ever else Own.ENDED
+
+    def undelivered(self) -> int:
+        return self._carrier.queued if self._carrier is not None else 0
+
+    def peers(self) -> Sequence[PeerFacts]:
+        if not self._ever:
+            return ()
+        ended = self._peer_ended and (self._origin is None or not self._origin.waiting)
+        return (PeerFacts(Input.FINITE, Progress.DONE if ended else Progress.OPEN),)
+
+    def linked(self) -> bool:
+        return self._carrier is not None or self._peer_ended
+
+    # Starting -------------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.listen(RawFactory(self, dialler=False))
+        self._dial()
+
+    def _dial(self) -> None:
+        self._retry = None
+        peer = self.settings.peer
+        if peer is None or self._carrier is not None or self._began or self._closing is not None:
+            return
+        endpoint = self.peer_endpoint(peer)
+        connecting = build.Dialled(endpoint, peer, self.watch.report).connect(RawFactory(self, dialler=True))
+        self._dialling = connecting
+        connecting.addCallbacks(self._dialled, self._not_dialled)
+
+    def _dialled(self, _: object) -> None:
+        self._dialling = None
+
+    def _not_dialled(self, _: Failure) -> None:
+        self._dialling = None
+        self._dial_later()
+
+    def _dial_later(self) -> None:
+        if self._retry is None and not self._began and self.settings.peer is not None and self._closing is None:
+            self._attempts += 1
+            self._retry = self.reactor.callLater(self._policy(self._attempts), self._dial)
+
+    # Owner of the connections ---------------------------------------------------------------------------------------------------
+
+    def raw_connected(self, carrier: RawProtocol) -> None:
+        if self._carrier is not None or self._closing is not None:
+            carrier.close()
+            return
+        if carrier.dialler:
+            self._take(carrier)
+            return
+        host = getattr(carrier.connected_to, "host", None)
+        verdict = self.admission.judge(host)
+        if isinstance(verdict, Deferred):
+            carrier.pause()
+            self._waiting.append(carrier)
+            verdict.addCallback(self._judged, carrier)
+        elif verdict:
+            self._take(carrier)
+        else:
+            self._turn_away(carrier)
+
+    def _judged(self, admitted: bool, carrier: RawProtocol) -> None:
+        if carrier not in self._waiting:
+            return
+        self._waiting.remove(carrier)
+        if admitted and self._carrier is None:
+            carrier.resume()
+            self._take(carrier)
+        else:
+            self._turn_away(carrier)
+
+    def _turn_away(self, carrier: RawProtocol) -> None:
+        text = f"closed a connection from {address_text(carrier.connected_to)}: connections are taken {self.admission}"
+        self._log.say(source_of(getattr(carrier.connected_to, "host", None)), f"{text}; use --allow to take more")
+        carrier.close()
+
+    def _take(self, carrier: RawProtocol) -> None:
+        self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
+        text = address_text(carrier.connected_to)
+        self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
+        if self._sink is not None:
+            self._origin = RawOrigin(
+                self._sink, cut_lines=self._sink.whole, max_message=self.settings.max_message, on_written=self._written
+            )
+            self._origin.peer_text = text
+        self.ends.start_input(self, failed=self.watch.fail, ended=self.watch.changed)
+        self.on_room()
+        self.watch.changed()
+
+    def raw_received(self, carrier: RawProtocol, data: bytes) -> None:
+        if carrier is not self._carrier:
+            return
+        self._began = True
+        if self._origin is None:
+            return
+        try:
+            self._origin.give(data)
+        except MySocketError as error:
+            self.watch.fail(error)
+            return
+        if self._origin.waiting > OUTPUT_HIGH_WATER and not self._paused:
+            self._paused = True
+            carrier.pause()
+
+    def _written(self) -> None:
+        origin = self._origin
+        if self._paused and self._carrier is not None and origin is not None and origin.waiting < OUTPUT_HIGH_WATER // 2:
+            self._paused = False
+            self._carrier.resume()
+        if self._peer_ended:
+            self.watch.changed()
+
+    def raw_ended(self, carrier: RawProtocol) -> None:
+        if carrier is not self._carrier:
+            return
+        self._peer_ended = True
+        if self._origin is not None:
+            self._origin.end()
+        if self.ends.input is Input.OPEN and not self.ends.input_ended:
+            self.watch.tell("the peer has ended its side")
+        if self.ends.input is Input.NONE or self._shut:
+            # Both directions have ended.
+            carrier.close()
+        self.watch.changed()
+
+    def raw_drained(self, carrier: RawProtocol) -> None:
+        if carrier is self._carrier:
+            self.on_room()
+
+    def raw_shut(self, carrier: RawProtocol) -> None:
+        if carrier is self._carrier:
+            self._shut = True
+            if self._peer_ended:
+                carrier.close()
+            self.watch.changed()
+
+    def raw_lost(self, carrier: RawProtocol, reason: Failure) -> None:
+        if carrier in self._waiting:
+            self._waiting.remove(carrier)
+        if carrier is not self._carrier:
+            return
+        self._carrier, self._paused = None, False
+        self._goodbye_heard()
+        if self._closing is not None:
+            return
+        done = reason.check(ConnectionDone) is not None
+        if not self._began and not (done and self._peer_ended and self.ends.input is Input.NONE) and carrier.dialler:
+            self._ever = self._peer_ended = False
+            self._dial_later()
+        elif not done or not self._peer_ended:
+            error = RawReset(reason.getErrorMessage(), peer=address_text(carrier.connected_to))
+            if self._keep_open:
+                self._peer_ended = True
+                self.watch.tell(str(error))
+            else:
+                self.watch.fail(error)
+        self.watch.changed()
+
+    # Taker of the input ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Bytes of input that may be taken now."""
+        return HIGH_WATER - self._carrier.queued if self._carrier is not None else 0
+
+    def accept(self, pieces: list[Piece]) -> int:
+        """Send the input as it is."""
+        if self._carrier is not None:
+            self._began = True
+            for piece in pieces:
+                self._carrier.send(piece.payload)
+        return 0
+
+    def end_input(self, *, wanted: bool = True) -> None:
+        """The input has ended: half-close."""
+        if self._carrier is not None:
+            self._carrier.shut()
+
+    # Leaving --------------------------------------------------------------------------------------------------------------------
+
+    def say_goodbye(self, why: str) -> Deferred[None]:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        if self._dialling is not None:
+            self._dialling.cancel()
+        for carrier in self._waiting:
+            carrier.close()
+        self._closed = closed = Deferred()
+        if self._carrier is not None:
+            self._carrier.close()
+        self._goodbye_heard()
+        return closed
+
+    def _goodbye_heard(self) -> None:
+        if self._closed is not None and self._carrier is None:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+    def abort(self) -> None:
+        if self._carrier is not None:
+            self._carrier.abort()
