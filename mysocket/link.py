@@ -38,6 +38,15 @@ WINDOW = 8 * 1024 * 1024
 PARTS = 256
 
 
+#: Reasons in a BYE after which trying again is of no use.
+FATAL: dict[int, type[MySocketError]] = {
+    Reason.VERSION: RefusedByPeer,
+    Reason.TOO_LONG: RefusedByPeer,
+    Reason.REFUSED: RefusedByPeer,
+    Reason.STATE_LOSS: StateLoss,
+}
+
+
 class Sink(Interface):
     """Where a link puts what it receives."""
 
@@ -346,12 +355,7 @@ class Link:
             return
         carrier.session.is_over = True
         text = bye.text or f"reason {bye.reason}"
-        error = {
-            Reason.VERSION: RefusedByPeer,
-            Reason.TOO_LONG: RefusedByPeer,
-            Reason.REFUSED: RefusedByPeer,
-            Reason.STATE_LOSS: StateLoss,
-        }.get(bye.reason)
+        error = FATAL.get(bye.reason)
         if bye.reason == Reason.LEFT:
             self._company.tell(f"{self.peer_text} left: {text}")
             self._peer_left()

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from mysocket.carriers.admission import Admission, RateLimitedLog, StrangerLimit, source_of
 from mysocket.carriers.stream import StreamProtocol
 from mysocket.core.ending import PeerFacts
-from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Heartbeat
+from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Heartbeat, Session
 from mysocket.core.wire import ID_SIZE, Bye, Hello, Input, Reason
 from mysocket.ends.escape import one_line
 from mysocket.errors import (
@@ -64,6 +64,15 @@ class Character:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
+@dataclass
+class Stranger:
+    """A connection that has not finished its handshake. ``ready`` is for whoever dialled it."""
+
+    carrier: StreamProtocol
+    timer: IDelayedCall
+    ready: Deferred[None] = field(default_factory=Deferred)
+
+
 class Node:
     """One running MySocket.
 
@@ -89,14 +98,13 @@ class Node:
         self.links: dict[bytes, Link] = {}
         #: Called with the link that has the own input, once there is one.
         self.on_first_link: Callable[[Link], None] = lambda link: None
-        #: Connections that have not finished their handshake, with what :meth:`ready` promised.
-        self.strangers: dict[StreamProtocol, Deferred[StreamProtocol]] = {}
+        #: Connections that have not finished their handshake.
+        self.strangers: dict[Session, Stranger] = {}
         self._random = random_bytes
         self._sink = sink
         self._watcher = watcher
         self._missing = False
         self._finished: list[PeerFacts] = []
-        self._timers: dict[StreamProtocol, IDelayedCall] = {}
         self._admission = admission
         self._limit = StrangerLimit()
         self._log = RateLimitedLog(watcher.tell, clock)
@@ -203,11 +211,11 @@ class Node:
             self._judged(False, carrier)
 
     def _receive_stranger(self, carrier: StreamProtocol) -> None:
-        self.strangers[carrier] = Deferred()
-        self._timers[carrier] = self.clock.callLater(HANDSHAKE_TIME, self._too_slow, carrier)
+        timer = self.clock.callLater(HANDSHAKE_TIME, self._too_slow, carrier)
+        self.strangers[carrier.session] = Stranger(carrier, timer)
 
     def _judged(self, admitted: bool, carrier: StreamProtocol) -> None:
-        if carrier not in self.strangers:
+        if carrier.session not in self.strangers:
             return
         if admitted:
             carrier.resume()
@@ -219,14 +227,15 @@ class Node:
         self._end_of(carrier, MySocketError("not admitted"))
         carrier.drop()
 
-    def ready(self, carrier: StreamProtocol) -> Deferred[StreamProtocol]:
-        """Fires when the handshake on ``carrier`` is finished; fails with a :class:`MySocketError` if it does not come to that."""
-        waiting = self.strangers.get(carrier)
-        if waiting is not None:
-            return waiting
-        if carrier.session.is_open and not carrier.session.is_over:
-            return succeed(carrier)
-        return fail(MySocketError(f"The connection to {peer_text(carrier)} was lost."))
+    def ready(self, session: Session) -> Deferred[None]:
+        """Fires when the handshake of a dialled connection is finished; fails with a :class:`MySocketError` if it does not come
+        to that."""
+        stranger = self.strangers.get(session)
+        if stranger is not None:
+            return stranger.ready
+        if session.is_open and not session.is_over:
+            return succeed(None)
+        return fail(MySocketError("The connection was lost before a word was said."))
 
     def event(self, carrier: StreamProtocol, event: Event) -> None:
         if carrier.owner is not self:
@@ -243,7 +252,7 @@ class Node:
 
     def lost(self, carrier: StreamProtocol, reason: Failure) -> None:
         self._gone()
-        if carrier not in self.strangers:
+        if carrier.session not in self.strangers:
             return
         if carrier.session.dialler and reason.check(ConnectionDone):
             self._end_of(carrier, ClosedWithoutWord(peer=peer_text(carrier), address=local_text(carrier)))
@@ -256,18 +265,17 @@ class Node:
 
     def _end_of(self, carrier: StreamProtocol, error: MySocketError | None) -> None:
         """The handshake is over, well (no error) or not."""
-        timer = self._timers.pop(carrier, None)
-        if timer is not None and timer.active():
-            timer.cancel()
-        waiting = self.strangers.pop(carrier, None)
-        if waiting is None:
+        stranger = self.strangers.pop(carrier.session, None)
+        if stranger is None:
             return
+        if stranger.timer.active():
+            stranger.timer.cancel()
         if not carrier.session.dialler:
             self._limit.leave(host_of(carrier))
-        if error is None:
-            waiting.callback(carrier)
-        elif carrier.session.dialler:
-            waiting.errback(error)
+        elif error is None:
+            stranger.ready.callback(None)
+        else:
+            stranger.ready.errback(error)
 
     def _gone(self) -> None:
         if self._closed is not None and not self.connections:
@@ -344,8 +352,8 @@ class Node:
     def leave(self, text: str) -> None:
         """Say the last word everywhere."""
         self._leaving = True
-        for carrier in list(self.strangers):
-            carrier.abort()
+        for stranger in list(self.strangers.values()):
+            stranger.carrier.abort()
         for link in self.links.values():
             link.leave(text)
 
@@ -359,7 +367,8 @@ class Node:
     @property
     def connections(self) -> list[StreamProtocol]:
         """All that are up, strangers too."""
-        return [*self.strangers, *(carrier for link in self.links.values() for carrier in link.connections)]
+        strangers = [stranger.carrier for stranger in self.strangers.values()]
+        return [*strangers, *(carrier for link in self.links.values() for carrier in link.connections)]
 
 
 def peer_text(carrier: StreamProtocol, name: str = "") -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
 
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.stdio import Ends
+from mysocket.errors import MySocketError
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
@@ -29,7 +37,94 @@ def make_service(
     :raises MySocketError: an end cannot be opened.
     """
     stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
-    ends = Ends(
+    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner))
+
+
+def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) -> IService:
+    """The service of ``twistd mysocket``. It opens nothing before it is started: twistd forks and changes directory between.
+
+    :param parent: twistd's own options.
+    """
+    from twisted.internet import reactor
+
+    use_monotonic_time(reactor)
+    log = Logger("mysocket")
+    voice = Voice(lambda text: log.info("{text}", text=text), quiet=settings.quiet, verbose=settings.verbose)
+    foreground = parent is not None and bool(parent.get("nodaemon"))
+
+    def make() -> EndpointService:
+        if foreground:
+            return make_service(settings, reactor, voice=voice, closed=set(), banner=voice.tell)
+        where = settings.output or "the log"
+        voice.tell(f"a daemon has no stdin: it only receives, and what it receives goes to {where}")
+        return _compose(settings, reactor, voice, _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain))
+
+    # twistd -n writes its log to stdout, which belongs to the messages.
+    to_stderr = foreground and parent is not None and not any(parent.get(name) for name in ("logfile", "logger", "syslog"))
+    return TwistdService(make, reactor, foreground=foreground, log_to_stderr=to_stderr)
+
+
+class TwistdService(Service):
+    """Makes the service that does the work when twistd starts it, and ends twistd when that has finished.
+
+    :param make: makes it; may raise :class:`MySocketError`.
+    """
+
+    name = "mysocket"
+
+    def __init__(self, make: Callable[[], EndpointService], reactor: Any, *, foreground: bool, log_to_stderr: bool) -> None:
+        self._make = make
+        self._reactor = reactor
+        self._foreground = foreground
+        self._log_to_stderr = log_to_stderr
+        self._service: EndpointService | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        if self._log_to_stderr:
+            parent.setComponent(ILogObserver, textFileLogObserver(sys.__stderr__ or sys.stderr))
+
+    def startService(self) -> None:
+        super().startService()
+        try:
+            self._service = self._make()
+        except MySocketError as error:
+            self._failed(error)
+            return
+        self._service.finished.addCallback(self._finished)
+        self._service.startService()
+        failed = self._service.watch.error
+        if failed is not None and not self._foreground:
+            # twistd hands an exception to the process that was started from the shell.
+            raise failed
+
+    def _failed(self, error: MySocketError) -> None:
+        if not self._foreground:
+            raise error
+        sys.__stderr__.write(f"mysocket: {error}\n")  # type: ignore[union-attr]
+        self._finished(error.status)
+
+    def _finished(self, status: int) -> None:
+        if status:
+            atexit.register(_exit_with, status)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        return self._service.stopService() if self._service is not None else None
+
+
+def _exit_with(status: int) -> None:
+    """twistd has no way to leave with a status of one's own; the last thing a process does is the place for it."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+def _ends(
+    settings: Settings, reactor: Any, stdin: What, banner: Callable[[str], None], log: Callable[[str], None] | None = None
+) -> Ends:
+    return Ends(
         reactor,
         stdin=stdin,
         cut=settings.cut,
@@ -37,8 +132,8 @@ def make_service(
         style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
         max_message=settings.max_message,
         banner=banner,
+        log=log,
     )
-    return _compose(settings, reactor, voice, ends)
 
 
 def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends) -> EndpointService:

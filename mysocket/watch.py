@@ -45,11 +45,6 @@ class Voice:
         self._quiet = quiet
         self._verbose = verbose
 
-    def heard(self) -> None:
-        """Somebody spoke, without a connection: being alone begins anew."""
-        if self._alone_since is not None:
-            self._alone_since = self._clock.seconds()
-
     def tell(self, text: str) -> None:
         """Something the user may want to know."""
         if not self._quiet:
@@ -99,7 +94,13 @@ class Watch:
         if self._soon is None and not self._over:
             self._soon = self._clock.callLater(0, self._consider)
 
+    def heard(self) -> None:
+        """Somebody spoke, without a connection: being alone begins anew."""
+        if self._alone_since is not None:
+            self._alone_since = self._clock.seconds()
+
     def tell(self, text: str) -> None:
+        """Something the user may want to know."""
         self.voice.tell(text)
 
     def report(self, error: MySocketError) -> None:

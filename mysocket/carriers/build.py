@@ -74,14 +74,17 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     return endpoint
 
 
-def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) -> Deferred[list[IListeningPort]]:
-    """Listen on an endpoint string; fails with :class:`CannotListen` or :class:`PortTaken`."""
+async def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) -> list[IListeningPort]:
+    """Listen on an endpoint string.
 
-    def failed(failure: Failure) -> None:
-        raise _cannot_listen(failure.value, text)
-
+    :raises CannotListen:
+    :raises PortTaken:
+    """
     endpoint = server_endpoint(reactor, text)
-    return endpoint.listen(factory).addCallbacks(lambda port: [port], failed)
+    try:
+        return [await endpoint.listen(factory)]
+    except (error.CannotListenError, OSError) as problem:
+        raise _cannot_listen(problem, text) from None
 
 
 async def listen_port(reactor: Any, port: int, addresses: list[str], factory: IProtocolFactory) -> list[IListeningPort]:
@@ -94,11 +97,13 @@ async def listen_port(reactor: Any, port: int, addresses: list[str], factory: IP
                 found = await _listen_one(reactor, number, address, factory, optional=bool(ports))
                 if found is not None:
                     ports.append(found)
-                    number = found.getHost().port
+                    number = port_number(found)
             return ports
         except MySocketError as problem:
             for opened in ports:
-                await opened.stopListening()
+                stopped = opened.stopListening()
+                if stopped is not None:
+                    await stopped
             # The kernel's choice on the first address may be taken on the second.
             if port or not ports or not isinstance(problem, PortTaken) or attempt == ATTEMPTS - 1:
                 raise
@@ -111,7 +116,8 @@ async def _listen_one(
     six = ip_address(address).version == 6
     kind = endpoints.TCP6ServerEndpoint if six else endpoints.TCP4ServerEndpoint
     try:
-        return await kind(reactor, port, BACKLOG, address).listen(factory)
+        found: IListeningPort = await kind(reactor, port, BACKLOG, address).listen(factory)
+        return found
     except error.CannotListenError as problem:
         if _no_such_address(problem, address):
             if address == "::":
@@ -119,6 +125,12 @@ async def _listen_one(
             if optional:
                 return None
         raise _cannot_listen(problem, f"{address}:{port}") from None
+
+
+def port_number(port: IListeningPort) -> int:
+    """The number of a TCP or UDP port."""
+    address: Any = port.getHost()
+    return int(address.port)
 
 
 def _cannot_listen(problem: object, where: str) -> MySocketError:
@@ -149,7 +161,7 @@ class Dialled:
         return self._endpoint.connect(protocolFactory).addErrback(failed)
 
 
-def connect_error(problem: BaseException, peer: str) -> MySocketError:
+def connect_error(problem: BaseException | None, peer: str) -> MySocketError:
     """What the user is told when a connection could not be made."""
     if isinstance(problem, MySocketError):
         return problem

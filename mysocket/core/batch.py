@@ -94,8 +94,9 @@ END = Piece(Kind.END, 0, END_PAYLOAD)
 class Cutter(Interface):
     """Bytes of an input in, pieces out."""
 
-    #: Bytes held back until more is known; read at most ``MAX_PAYLOAD - held`` to get one piece for one read.
-    held: int
+    @property
+    def held(self) -> int:
+        """Bytes held back until more is known; read at most ``MAX_PAYLOAD - held`` to get one piece for one read."""
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that ``data`` completes."""

@@ -312,7 +312,7 @@ class FrameReader:
 
 _KINDS = frozenset(Kind)
 #: Type -> smallest and largest body. A batch holds at least one byte: what has no length has no position.
-_SIZES = {
+_SIZES: dict[int, tuple[int, int]] = {
     Type.HELLO: (2, MAX_HELLO),
     Type.ATTACH: (16, 16),
     Type.RESUME: (40, 40),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mysocket.core.batch import Bytes
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer, what
 from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, PlainFormat
@@ -16,6 +17,19 @@ from mysocket.errors import CannotOpen, MySocketError
 STDIN, STDOUT = 0, 1
 
 
+class LogOutput:
+    """A line of the log for each line that is received; for a daemon, which has no stdout."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+
+    def write(self, data: Bytes, done: Callable[[], None]) -> None:
+        """Log, then call ``done``."""
+        for line in bytes(data).decode(errors="replace").splitlines():
+            self._log(f"received: {line}")
+        done()
+
+
 class Ends:
     """Standard input and output, or ``--output``.
 
@@ -23,6 +37,7 @@ class Ends:
     :param cut: how the input is cut into messages: lines, null, stream or whole.
     :param output: a file to append to instead of stdout.
     :param style: ``plain``, ``json`` or ``timestamps``.
+    :param log: for a daemon, which has neither stdin nor stdout: where messages go without an ``output``. A daemon stays.
     """
 
     def __init__(
@@ -35,6 +50,7 @@ class Ends:
         style: str = "plain",
         max_message: int,
         banner: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._stdin = stdin
@@ -43,12 +59,17 @@ class Ends:
         self._style = style
         self._max_message = max_message
         self._banner = banner
+        self._log = log
+        #: Leave only when told to.
+        self.stays = log is not None
         self._source: Any = None
         self._private_input: Private | None = None
         self._writer: Writer | None = None
         self._output_fd: int | None = None
         self.input_ended = False
-        if stdin in (What.CLOSED, What.NULL):
+        if self.stays:
+            self.input = Input.OPEN
+        elif stdin in (What.CLOSED, What.NULL):
             self.input = Input.NONE
         elif stdin is What.TERMINAL:
             self.input = Input.OPEN
@@ -58,7 +79,7 @@ class Ends:
     @property
     def interactive(self) -> bool:
         """A person types."""
-        return self._stdin is What.TERMINAL
+        return self._stdin is What.TERMINAL and not self.stays
 
     def greet(self) -> None:
         """Say what a person at the terminal should know."""
@@ -81,6 +102,8 @@ class Ends:
                 raise CannotOpen(problem.strerror or str(problem), where=self._output) from None
             self._output_fd, where = fd, self._output
         else:
+            if self._log is not None:
+                return FormatSink(self._format(True, shared, False), LogOutput(self._log))
             fd, where = STDOUT, "stdout"
         terminal = what(fd) is What.TERMINAL
         private = Private(fd, os.O_RDWR if terminal else os.O_WRONLY)
@@ -100,7 +123,7 @@ class Ends:
 
     def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
         """Read the input and give it to ``taker``."""
-        if self.input is Input.NONE or self._source is not None:
+        if self.input is Input.NONE or self.stays or self._source is not None:
             return
 
         def at_end() -> None:

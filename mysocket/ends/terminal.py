@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
@@ -44,7 +45,8 @@ class TerminalSource(LineOnlyReceiver):
     def start(self) -> None:
         """Begin to read."""
         # StandardIO wants an output too; this one is never written to, and /dev/null looks like a lost connection to it.
-        self._io = StandardIO(self, stdin=self._private.fd, stdout=self._private.fd, reactor=self._reactor)  # type: ignore[arg-type]
+        make: Any = StandardIO
+        self._io = make(self, stdin=self._private.fd, stdout=self._private.fd, reactor=self._reactor)
 
     def lineReceived(self, line: bytes) -> None:
         if self._over:

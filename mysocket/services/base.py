@@ -156,7 +156,8 @@ class EndpointService(Service):
         """Stop listening, say the last word, and wait a moment for connections to close."""
         if self._closing is not None:
             return self._closing
-        self._closing = done = Deferred()
+        done: Deferred[None] = Deferred()
+        self._closing = done
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
         deadline = self.reactor.callLater(LEAVE_TIME, self.abort)

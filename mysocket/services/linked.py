@@ -34,7 +34,7 @@ class LinkService(EndpointService):
     def __init__(
         self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends, random_bytes: Callable[[int], bytes] = os.urandom
     ) -> None:
-        policy = Policy(keep_open=settings.keep_open, linger=settings.linger, wait=settings.wait)
+        policy = Policy(keep_open=settings.keep_open or ends.stays, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
         character = Character(
             name=socket.gethostname(),
@@ -85,7 +85,7 @@ class LinkService(EndpointService):
             self.peer_endpoint(peer),
             peer,
             StreamFactory(dialler=True, clock=self.reactor, owner=self.node, heartbeat=heartbeat),
-            prepare=self.node.ready,
+            prepare=lambda protocol: self.node.ready(protocol.session),
             report=self.watch.report,
             random=random.random,
         )

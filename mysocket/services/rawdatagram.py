@@ -35,7 +35,7 @@ class RawDatagramService(EndpointService):
         linger = settings.linger
         if linger is None:
             linger = 0.0 if settings.send_only or ends.interactive else LINGER
-        policy = Policy(keep_open=settings.keep_open, linger=linger, wait=settings.wait)
+        policy = Policy(keep_open=settings.keep_open or ends.stays, linger=linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
         self.on_room: Callable[[], None] = lambda: None
         sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
@@ -86,7 +86,7 @@ class RawDatagramService(EndpointService):
                 self._sockets.append(protocol)
                 self._ports.append(found)
                 if settings.port is not None:
-                    number = found.getHost().port
+                    number = build.port_number(found)
         if settings.port is not None:
             self.tell_listening([port.getHost() for port in self._ports], "datagrams")
         if settings.peer is not None:

@@ -34,7 +34,7 @@ class RawStreamService(EndpointService):
 
     def __init__(self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends) -> None:
         # -k takes the next connection, so it needs a port.
-        keep_open = settings.keep_open and settings.port is not None
+        keep_open = (settings.keep_open or ends.stays) and settings.port is not None
         policy = Policy(keep_open=keep_open, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
         self.on_room: Callable[[], None] = lambda: None
@@ -250,7 +250,8 @@ class RawStreamService(EndpointService):
             self._dialling.cancel()
         for carrier in self._waiting:
             carrier.close()
-        self._closed = closed = Deferred()
+        closed: Deferred[None] = Deferred()
+        self._closed = closed
         if self._carrier is not None:
             self._carrier.close()
         self._goodbye_heard()
