@@ -143,3 +143,7 @@ class TimeLimit(MySocketError):
 
 class RawReset(MySocketError):
     """The connection to {peer} was lost: {text}. Plain bytes have no acknowledgement: nobody knows how much arrived."""
+
+
+class PeerClosed(MySocketError):
+    """{peer} has finished: no more messages will come."""

@@ -480,6 +480,9 @@ class Link:
     def leave(self, text: str) -> None:
         """Say the last word on every connection, and close our half of it."""
         self._leaving = True
+        now = self.clock.seconds()
+        if self.inbox.ack_due(self._window(), now) is not None:
+            self.inbox.acknowledge(self._window(), now)
         for session, carrier in list(self._carriers.items()):
             if session.is_over:
                 continue

@@ -59,7 +59,10 @@ class Character:
     name: str
     input: Input
     takes: bool = True
+    #: A link for every node that comes, not one for one peer.
     hub: bool = False
+    #: Each of them has an input, not only the first.
+    all_send: bool = False
     max_message: int = 16 * 1024 * 1024
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
@@ -96,8 +99,8 @@ class Node:
         self.id = random_bytes(ID_SIZE)
         #: Links by the node id of their peer; the one link of a node with a ``--peer`` stands under b"".
         self.links: dict[bytes, Link] = {}
-        #: Called with the link that has the own input, once there is one.
-        self.on_first_link: Callable[[Link], None] = lambda link: None
+        #: Called with each link that has an input, when it is made.
+        self.on_link: Callable[[Link], None] = lambda link: None
         #: Connections that have not finished their handshake.
         self.strangers: dict[Session, Stranger] = {}
         self._random = random_bytes
@@ -110,11 +113,12 @@ class Node:
         self._log = RateLimitedLog(watcher.tell, clock)
         self._closed: Deferred[None] | None = None
         self._leaving = False
+        self._had_link = False
 
     def start(self) -> None:
         """Make the link of a node that has one peer."""
         if not self.character.hub:
-            self.on_first_link(self._make_link(b""))
+            self._make_link(b"")
 
     # What leaving depends on ----------------------------------------------------------------------------------------------------
 
@@ -158,12 +162,13 @@ class Node:
 
     def _make_link(self, key: bytes) -> Link:
         character = self.character
+        first, self._had_link = not self._had_link, True
         hello = Hello(
             node=self.id,
             stream=self._random(ID_SIZE),
             name=character.name,
             # The own input of a hub goes to the first node that comes.
-            input=character.input if not self.links else Input.NONE,
+            input=character.input if first or character.all_send else Input.NONE,
             takes=character.takes,
         )
         link = Link(
@@ -175,6 +180,8 @@ class Node:
             max_message=character.max_message,
         )
         self.links[key] = link
+        if link.hello.input is not Input.NONE:
+            self.on_link(link)
         return link
 
     def _forget_finished(self) -> None:
@@ -305,11 +312,7 @@ class Node:
             known = self.links.get(hello.node)
             if known is not None:
                 return known, ""
-            first = not self.links and not self._finished
-            link = self._make_link(hello.node)
-            if first:
-                self.on_first_link(link)
-            return link, ""
+            return self._make_link(hello.node), ""
         link = self.links[b""]
         if not link.linked or link.peer is None or link.peer.node == hello.node:
             return link, ""
@@ -346,6 +349,13 @@ class Node:
                 self._watcher.fail(error)
             else:
                 self._watcher.tell(f"turned {peer_text(carrier)} away: {error}")
+
+    def dismiss(self, link: Link, text: str) -> None:
+        """Leave one peer; the others stay."""
+        for key, known in list(self.links.items()):
+            if known is link:
+                del self.links[key]
+        link.leave(text)
 
     # Leaving --------------------------------------------------------------------------------------------------------------------
 

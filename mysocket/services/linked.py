@@ -48,7 +48,7 @@ class LinkService(EndpointService):
         self.node = Node(
             character, clock=reactor, random_bytes=random_bytes, sink=sink, watcher=self.watch, admission=self.admission
         )
-        self.node.on_first_link = self._got_link
+        self.node.on_link = self._got_link
         self._own_link: Link | None = None
         self._dialler: Service | None = None
 

@@ -194,8 +194,8 @@ def test_who_is_not_allowed_is_closed_without_a_byte(two_hosts: TwoHosts) -> Non
     receiver = two_hosts.mysocket(1, "-p", 9000, "--allow", "10.99.0.0/16", "--recv-only", stdin=DEVNULL)
     assert receiver.listening_port() == 9000
     for _ in range(2):
-        stranger = two_hosts.run(0, "nc", two_hosts.addresses[1], "9000")
-        stranger.wait()  # closed by the receiver, though the stranger's input is open and it has said nothing
+        stranger = two_hosts.run(0, "nc", two_hosts.addresses[1], "9000", stdin=DEVNULL)
+        stranger.wait()  # without -N nc keeps its side open and waits for the other's end: the receiver closed, asked nothing
         assert stranger.stdout == b""
     receiver.wait_line(rf"mysocket: .*{re.escape(two_hosts.addresses[0])}")
     refused = two_hosts.mysocket(0, "--peer", f"{two_hosts.addresses[1]}:9000", "--send-only", "-w", 2, stdin=b"let me in\n")
@@ -242,7 +242,7 @@ def test_a_lookup_that_hangs(two_hosts: TwoHosts, tmp_path: Path, how: str) -> N
     resolver = tmp_path / "resolv.conf"
     resolver.write_text(f"nameserver {two_hosts.addresses[1]}\noptions timeout:10 attempts:3\n")
     two_hosts.on(
-        1, "nft", "-f", "-", stdin="table inet mys_mute { chain in { type filter hook input priority 0; udp dport 53 drop } }"
+        1, "nft", "-f", "-", stdin="table inet mys_mute { chain in { type filter hook input priority 0; udp dport 53 drop; } }"
     )
     inside = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
     words = ["unshare", "-m", "sh", "-c", inside, str(resolver), *MYSOCKET, "-p", "0", "--peer", "somewhere.example:9000"]
