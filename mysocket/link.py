@@ -104,6 +104,7 @@ class Link:
         self._assembler = Assembler(max_message) if sink is not None and sink.whole else None
         self._carriers: dict[Session, StreamProtocol] = {}
         self._ended = hello.input is Input.NONE
+        self._end_mark = False  # an END was appended
         self._progress_end = False  # BYE(done), or the last word of a stream that will not go on
         self._broken = False
         self._settling = False
@@ -136,7 +137,7 @@ class Link:
     @property
     def undelivered(self) -> int:
         """Bytes of messages that are not acknowledged; an end mark is no message."""
-        return max(0, self.outbox.unacknowledged - (len(END.payload) if self._ended and self.hello.input is not Input.NONE else 0))
+        return max(0, self.outbox.unacknowledged - (len(END.payload) if self._end_mark else 0))
 
     @property
     def delivered(self) -> bool:
@@ -159,7 +160,7 @@ class Link:
         else:
             done = self.inbox.at_end and self.inbox.committed == self.inbox.taken
             progress = Progress.AT_END if done else Progress.OPEN
-        told = self.hello.input is Input.NONE or not self.delivered or self.outbox.said_done
+        told = not self._end_mark or not self.delivered or self.outbox.said_done
         return PeerFacts(self.peer.input, progress, self.away_since, told)
 
     # Own input ------------------------------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ class Link:
         self._ended = True
         if wanted or self.outbox.unacknowledged or self.linked:
             self.spool.append(END)
+            self._end_mark = True
         self._check_taker()
         self.settle()
         self._company.changed()
@@ -246,7 +248,11 @@ class Link:
         self._detach(session)
         if not self._carriers:
             self.away_since = self.clock.seconds()
-            if not self._leaving and not self._progress_end:
+            if self._leaving:
+                pass
+            elif self._progress_end:
+                self._company.tell(f"{self.peer_text} has left")
+            else:
                 waiting = f"; {self.undelivered} bytes wait to be acknowledged" if self.undelivered else ""
                 self._company.tell(f"lost the connection to {self.peer_text} ({reason.getErrorMessage()}){waiting}")
         self.settle()

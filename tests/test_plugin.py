@@ -6,11 +6,13 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-from twisted.application.service import IServiceMaker
+import pytest
+from twisted.application.service import IServiceMaker, Service
 from twisted.plugin import IPlugin, getPlugins
 
-from mysocket.tap import Options
+from mysocket.tap import Options, makeService
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "twisted/plugins/mysocket_plugin.py"
@@ -46,3 +48,21 @@ def test_there_is_one_plugin_and_it_leads_to_the_options() -> None:
     assert IPlugin.providedBy(maker)
     assert maker.module == "mysocket.tap"
     assert maker.options is Options
+
+
+def test_make_service_hands_over_the_settings_and_twistds_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, object]] = []
+    service = Service()
+
+    class Fake(ModuleType):
+        @staticmethod
+        def make_twistd_service(settings: object, parent: object) -> Service:
+            calls.append((settings, parent))
+            return service
+
+    monkeypatch.setitem(sys.modules, "mysocket.service", Fake("mysocket.service"))
+    options = Options()
+    options.parent = Options()
+    options.parseOptions(["-p", "9000"])
+    assert makeService(options) is service
+    assert calls == [(options.settings, options.parent)]

@@ -57,7 +57,7 @@ class Flag(IntFlag):
 
 #: The payload of an END.
 END_PAYLOAD = b"\x04"
-KNOWN_FLAGS = Flag.MORE | Flag.NUL | Flag.UNTERMINATED | Flag.CHUNK
+KNOWN_FLAGS = int(Flag.MORE | Flag.NUL | Flag.UNTERMINATED | Flag.CHUNK)
 
 
 def chain(payload: Bytes, before: int) -> int:

@@ -266,7 +266,7 @@ class FrameReader:
     def _match_magic(self, data: bytes) -> int:
         expected = MAGIC[self._magic : self._magic + len(data)]
         if data[: len(expected)] != expected:
-            raise NotMySocket(text=(MAGIC[: self._magic] + data)[:60])
+            raise NotMySocket((MAGIC[: self._magic] + data)[:60].decode("latin-1"))
         self._magic += len(expected)
         return len(expected)
 

@@ -80,6 +80,7 @@ def udp_dialler(tool: str, port: int, source: int) -> list[str]:
 
 # TCP
 
+LINES = b"text\n\0\xff\xfe\n\n"
 BYTES = b"text\n\0\xff\xfe no newline at the end"
 
 
@@ -90,8 +91,8 @@ def test_tcp_as_the_client_both_ways_and_a_half_close(tool: str) -> None:
         server.wait_bound(port)
         with mysocket("--raw", "--peer", f"127.0.0.1:{port}") as client:
             acquaint(client, server)
-            client.write(BYTES)
-            server.wait_output(BYTES)
+            client.write(LINES)
+            server.wait_output(LINES)
             server.write(b"the answer\n" + BYTES)
             client.wait_output(b"the answer\n" + BYTES)
             client.close_stdin()  # nc and ncat, listening, leave when they hear of it; what they still have is then lost
@@ -102,7 +103,21 @@ def test_tcp_as_the_client_both_ways_and_a_half_close(tool: str) -> None:
             server.close_stdin()
             client.wait_status(0)
             server.wait_status(0)
-            assert server.stdout == BYTES
+            assert server.stdout == LINES
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_tcp_passes_what_is_not_yet_a_line(role: str) -> None:
+    """A prompt has no newline, and nc sends what it gets: so does --raw, both ways."""
+    with mysocket("--raw", "-p", 0) as server, mysocket("--raw", "--peer", f"127.0.0.1:{server.listening_port()}") as client:
+        acquaint(client, server)
+        here, there = (client, server) if role == "client" else (server, client)
+        here.write(b"password: ")
+        there.wait_output(b"password: ")
+        client.close_stdin()
+        server.close_stdin()
+        client.wait_status(0)
+        server.wait_status(0)
 
 
 @tools

@@ -39,6 +39,14 @@ table inet mys_loss {{
     }}
 }}
 """
+_MUTE_TABLE = """
+table inet mys_mute {{
+    chain in {{
+        type filter hook input priority 0;
+        udp dport {port} drop
+    }}
+}}
+"""
 
 
 class TwoHosts:
@@ -134,6 +142,10 @@ class TwoHosts:
         for host in (0, 1):
             self._nft(host, _LOSS_TABLE.format(link=LINK, percent=percent))
 
+    def mute(self, host: int, port: int) -> None:
+        """Let this host swallow what is sent to this UDP port, without an ICMP error: who asks there waits."""
+        self._nft(host, _MUTE_TABLE.format(port=port))
+
     def slow(self, megabits: int) -> None:
         """Limit the wire to this rate each way by a token bucket, so that a fault falls into the middle of a transfer."""
         for host in (0, 1):
@@ -145,8 +157,8 @@ class TwoHosts:
 
     def clear(self) -> None:
         """Take back every fault; the rate limit stays."""
-        self._drop_table("mys_loss")
-        self._drop_table("mys_reset")
+        for table in ("mys_loss", "mys_reset", "mys_mute"):
+            self._drop_table(table)
         self.plug()
 
     # The machinery
