@@ -258,7 +258,6 @@ class Node:
         """Strangers are owed nothing."""
 
     def lost(self, carrier: StreamProtocol, reason: Failure) -> None:
-        self._gone()
         if carrier.session not in self.strangers:
             return
         if carrier.session.dialler and reason.check(ConnectionDone):
@@ -283,6 +282,7 @@ class Node:
             stranger.ready.callback(None)
         else:
             stranger.ready.errback(error)
+        self._gone()
 
     def _gone(self) -> None:
         if self._closed is not None and not self.connections:
@@ -396,7 +396,7 @@ def host_of(carrier: StreamProtocol) -> str | None:
 
 def local_text(carrier: StreamProtocol) -> str:
     """This end of a connection, without the port."""
-    host = carrier.transport.getHost()
+    host = carrier.connected_from
     return str(getattr(host, "host", address_text(host)))
 
 

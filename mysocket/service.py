@@ -127,7 +127,8 @@ def _ends(
     return Ends(
         reactor,
         stdin=stdin,
-        cut=settings.cut,
+        # Plain bytes have no messages: they go out as they come.
+        cut="stream" if settings.raw and not settings.udp else settings.cut,
         output=settings.output,
         style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
         max_message=settings.max_message,

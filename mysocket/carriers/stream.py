@@ -61,7 +61,9 @@ class StreamProtocol(Protocol):
         self.session = Session(dialler=dialler, now=clock.seconds(), heartbeat=heartbeat)
         #: Nothing is queued: what is sent now goes out at once.
         self.writable = False
+        #: Both ends; a transport forgets them when the connection is lost.
         self.connected_to: IAddress | None = None
+        self.connected_from: IAddress | None = None
         self._socket: socket.socket | None = None
         self._closing = False
         self._close_timer: IDelayedCall | None = None
@@ -71,6 +73,7 @@ class StreamProtocol(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self.connected_to = transport.getPeer()
+        self.connected_from = transport.getHost()
         get_handle = getattr(transport, "getHandle", None)
         handle = get_handle() if get_handle is not None else None
         if isinstance(handle, socket.socket):

@@ -161,10 +161,14 @@ class EndpointService(Service):
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
         deadline = self.reactor.callLater(LEAVE_TIME, self.abort)
+        give_up = self.reactor.callLater(LEAVE_TIME + 1, lambda: all_closed(None))
 
         def all_closed(_: object) -> None:
-            if deadline.active():
-                deadline.cancel()
+            if done.called:
+                return
+            for call in (deadline, give_up):
+                if call.active():
+                    call.cancel()
             self.ends.close()
             done.callback(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from mysocket.watch import Voice
 
 #: Bytes of received data that wait for the output above which no more is read.
 OUTPUT_HIGH_WATER = 1024 * 1024
+#: Connections that wait for the one before to end, with ``-k``; more are closed.
+MAX_NEXT = 64
 
 
 class RawStreamService(EndpointService):
@@ -42,7 +45,8 @@ class RawStreamService(EndpointService):
         self._sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
         self._origin: RawOrigin | None = None
         self._carrier: RawProtocol | None = None
-        self._waiting: list[RawProtocol] = []  # connections whose addresses are being looked up
+        self._judging: list[RawProtocol] = []  # connections whose addresses are being looked up
+        self._next: deque[RawProtocol] = deque()  # connections that wait for the one before to end (-k)
         self._began = False  # a byte has passed: no more dialling
         self._peer_ended = False
         self._shut = False
@@ -107,9 +111,6 @@ class RawStreamService(EndpointService):
     # Owner of the connections ---------------------------------------------------------------------------------------------------
 
     def raw_connected(self, carrier: RawProtocol) -> None:
-        if self._carrier is not None or self._closing is not None:
-            carrier.close()
-            return
         if carrier.dialler:
             self._take(carrier)
             return
@@ -117,7 +118,7 @@ class RawStreamService(EndpointService):
         verdict = self.admission.judge(host)
         if isinstance(verdict, Deferred):
             carrier.pause()
-            self._waiting.append(carrier)
+            self._judging.append(carrier)
             verdict.addCallback(self._judged, carrier)
         elif verdict:
             self._take(carrier)
@@ -125,10 +126,10 @@ class RawStreamService(EndpointService):
             self._turn_away(carrier)
 
     def _judged(self, admitted: bool, carrier: RawProtocol) -> None:
-        if carrier not in self._waiting:
+        if carrier not in self._judging:
             return
-        self._waiting.remove(carrier)
-        if admitted and self._carrier is None:
+        self._judging.remove(carrier)
+        if admitted:
             carrier.resume()
             self._take(carrier)
         else:
@@ -140,6 +141,16 @@ class RawStreamService(EndpointService):
         carrier.close()
 
     def _take(self, carrier: RawProtocol) -> None:
+        if self._closing is not None:
+            carrier.close()
+            return
+        if self._carrier is not None:
+            if self._keep_open and len(self._next) < MAX_NEXT:
+                carrier.pause()
+                self._next.append(carrier)
+            else:
+                carrier.close()
+            return
         self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
         text = address_text(carrier.connected_to)
         self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
@@ -200,8 +211,9 @@ class RawStreamService(EndpointService):
             self.watch.changed()
 
     def raw_lost(self, carrier: RawProtocol, reason: Failure) -> None:
-        if carrier in self._waiting:
-            self._waiting.remove(carrier)
+        for waiting in (self._judging, self._next):
+            if carrier in waiting:
+                waiting.remove(carrier)
         if carrier is not self._carrier:
             return
         self._carrier, self._paused = None, False
@@ -219,6 +231,10 @@ class RawStreamService(EndpointService):
                 self.watch.tell(str(error))
             else:
                 self.watch.fail(error)
+        if self._next and self._carrier is None:
+            following = self._next.popleft()
+            following.resume()
+            self._take(following)
         self.watch.changed()
 
     # Taker of the input ---------------------------------------------------------------------------------------------------------
@@ -248,7 +264,7 @@ class RawStreamService(EndpointService):
             self._retry.cancel()
         if self._dialling is not None:
             self._dialling.cancel()
-        for carrier in self._waiting:
+        for carrier in (*self._judging, *self._next):
             carrier.close()
         closed: Deferred[None] = Deferred()
         self._closed = closed

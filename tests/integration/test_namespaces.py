@@ -199,7 +199,7 @@ def test_who_is_not_allowed_is_closed_without_a_byte(two_hosts: TwoHosts) -> Non
         assert stranger.stdout == b""
     receiver.wait_line(rf"mysocket: .*{re.escape(two_hosts.addresses[0])}")
     refused = two_hosts.mysocket(0, "--peer", f"{two_hosts.addresses[1]}:9000", "--send-only", "-w", 2, stdin=b"let me in\n")
-    refused.wait_status(3)
+    refused.wait_status(3, 8)  # -w is short, and the 10 s of a handshake do not add to it
     assert re.search(r"--allow", refused.stderr_text), refused.report()
     assert re.search(UNDELIVERED, refused.stderr_text), refused.report()
     assert receiver.stdout == b""
@@ -214,7 +214,7 @@ def test_listen_only_takes_nobody_but_loopback_unless_told(two_hosts: TwoHosts) 
     receiver = two_hosts.mysocket(1, "-p", 9000, "--recv-only", stdin=DEVNULL)
     receiver.listening_port()
     refused = two_hosts.mysocket(0, "--peer", f"{two_hosts.addresses[1]}:9000", "--send-only", "-w", 1, stdin=b"let me in\n")
-    refused.wait_status(3)
+    refused.wait_status(3, 8)  # -w is short, and the 10 s of a handshake do not add to it
     assert receiver.stdout == b""
     assert receiver.running()
 
@@ -226,7 +226,7 @@ def test_only_the_peers_address_may_connect(two_hosts: TwoHosts) -> None:
     other = two_hosts.mysocket(
         0, "--bind", "10.98.0.77", "--peer", f"{two_hosts.addresses[1]}:9000", "--send-only", "-w", 1, stdin=b"from 77\n"
     )
-    other.wait_status(3)
+    other.wait_status(3, 8)
     receiver.wait_line(r"mysocket: .*10\.98\.0\.77")
     right = two_hosts.mysocket(0, "--peer", f"{two_hosts.addresses[1]}:9000", "--send-only", stdin=b"from 1\n")
     right.wait_status(0)
