@@ -25,6 +25,7 @@ from mysocket.carriers.stream import StreamFactory
 from mysocket.core.batch import MAX_PAYLOAD, Batch, Flag, Kind, Message, Piece, split
 from mysocket.core.ending import Progress
 from mysocket.core.wire import Input
+from mysocket.ends.sink import Origin
 from mysocket.errors import MySocketError, PeerClosed
 from mysocket.link import Link
 from mysocket.node import Character, Node
@@ -52,8 +53,8 @@ class Peer:
         self._readers: deque[Deferred[Message]] = deque()
         self._error: MySocketError | None = None
         self._linked: Deferred[Peer] | None = None
-        link.on_room = self._flush
-        link.on_acknowledged = self._acknowledged
+        link.sending.on_room = self._flush
+        link.sending.on_acknowledged = self._acknowledged
 
     @property
     def name(self) -> str:
@@ -69,7 +70,7 @@ class Peer:
     def unacknowledged(self) -> int:
         """Bytes that were given to :meth:`send` and are not acknowledged."""
         waiting = sum(len(piece.payload) for pieces, _ in self._unsent for piece in pieces)
-        return self._link.undelivered + waiting
+        return self._link.sending.undelivered + waiting
 
     def send(self, message: bytes) -> Deferred[None]:
         """Send one message of any bytes and any length.
@@ -124,8 +125,8 @@ class Peer:
                 self._sent.append((self._link.accept(pieces), done))
             else:
                 self._link.end_input()
-                self._sent.append((self._link.spool.end, done))
-        self._acknowledged(self._link.spool.retired)
+                self._sent.append((self._link.sending.spool.end, done))
+        self._acknowledged(self._link.sending.spool.retired)
 
     def _acknowledged(self, position: int) -> None:
         while self._sent and self._sent[0][0] <= position:
@@ -238,7 +239,7 @@ class _Relations:
     whole = True
 
     def __init__(self, reactor: Any, *, hub: bool, name: str | None, max_message: int, admission: Admission | None) -> None:
-        self.peers: dict[Link, Peer] = {}
+        self.peers: dict[object, Peer] = {}
         self.ports: list[IListeningPort] = []
         self.dialler: Any = None
         self.on_peer: Callable[[Peer], None] = lambda peer: None
@@ -259,7 +260,7 @@ class _Relations:
 
     # Sink
 
-    def write(self, block: Batch, origin: Link) -> None:
+    def write(self, block: Batch, origin: Origin) -> None:
         """Hand the messages of a block to the peer they came from."""
         self.peers[origin]._take(block, list(split(block, self._max_message)))
 

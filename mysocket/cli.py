@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mysocket.errors import MySocketError
@@ -26,19 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """One line for people. A stderr that cannot take it loses it; the messages are more important."""
-    try:
-        os.write(2, f"mysocket: {text}\n".encode(errors="replace"))
-    except OSError:
-        pass
+    """One line for people."""
+    say_plainly(f"mysocket: {text}")
 
 
 def say_plainly(text: str) -> None:
-    """A line for people without the program's name before it."""
-    try:
-        os.write(2, f"{text}\n".encode())
-    except OSError:
-        pass
+    """A line without the program's name before it. A stderr that cannot take it loses it; the messages are more important."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="replace"))
 
 
 def run(settings: Settings, closed: set[int]) -> int:

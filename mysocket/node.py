@@ -30,13 +30,18 @@ from mysocket.errors import (
     RefusedByPeer,
     VersionMismatch,
 )
-from mysocket.link import WINDOW, Link, Sink
+from mysocket.link import Link
+from mysocket.receiving import Sink
 from mysocket.spool.memory import MemorySpool
 
+#: Bytes that one link grants to its peer beyond what it has committed.
+WINDOW = 8 * 1024 * 1024
 #: Bytes that all links of a node together grant to their peers.
 WINDOW_BUDGET = 64 * 1024 * 1024
 #: What a stranger who speaks something else is told.
-GREETING = "mysocket: this port speaks the MySocket protocol, not plain text; on the other side run mysocket, or here mysocket --raw\r\n"
+GREETING = (
+    "mysocket: this port speaks the MySocket protocol, not plain text; on the other side run mysocket, or here mysocket --raw\r\n"
+)
 
 
 class Watcher(Interface):
@@ -130,7 +135,7 @@ class Node:
     @property
     def missing(self) -> bool:
         """Data of some peer is known to be missing."""
-        return self._missing or any(link.broken for link in self.links.values())
+        return self._missing or any(link.receiving.broken for link in self.links.values())
 
     @property
     def linked(self) -> bool:
@@ -189,7 +194,7 @@ class Node:
         for key, link in list(self.links.items()):
             facts = link.facts()
             if facts is not None and facts.progress.name == "DONE" and not link.linked and link.hello.input is Input.NONE:
-                self._missing = self._missing or link.broken
+                self._missing = self._missing or link.receiving.broken
                 self._finished = [facts]
                 del self.links[key]
 

@@ -67,7 +67,13 @@ class Watch:
     """
 
     def __init__(
-        self, subject: Subject, policy: Policy, *, clock: IReactorTime, voice: Voice, stop_input: Callable[[], None] = lambda: None
+        self,
+        subject: Subject,
+        policy: Policy,
+        *,
+        clock: IReactorTime,
+        voice: Voice,
+        stop_input: Callable[[], None] = lambda: None,
     ) -> None:
         self.voice = voice
         #: Fires once, with the verdict that says to leave.

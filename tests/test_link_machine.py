@@ -113,8 +113,8 @@ class TwoNodes(RuleBasedStateMachine):
     @invariant()
     def nothing_is_acknowledged_that_is_not_written(self) -> None:
         for side in (0, 1):
-            retired = self.people[side].link.spool.retired
-            assert retired <= self.people[1 - side].link.inbox.committed
+            retired = self.people[side].link.sending.spool.retired
+            assert retired <= self.people[1 - side].link.receiving.inbox.committed
 
     def teardown(self) -> None:
         for person in self.people:
@@ -132,7 +132,7 @@ class TwoNodes(RuleBasedStateMachine):
         run(last)
         for side in (0, 1):
             assert self.people[side].sink.output == self.people[1 - side].given
-            assert self.people[side].link.delivered
+            assert self.people[side].link.sending.delivered
             assert self.people[side].facts().progress is Progress.DONE
             assert not self.people[side].errors
         for person in self.people:

@@ -47,7 +47,9 @@ class Admission:
     :param hosts: names or addresses of the peer; names are looked up when somebody connects.
     """
 
-    def __init__(self, networks: Iterable[Network], hosts: Iterable[str], *, resolver: DaemonResolver, clock: IReactorTime) -> None:
+    def __init__(
+        self, networks: Iterable[Network], hosts: Iterable[str], *, resolver: DaemonResolver, clock: IReactorTime
+    ) -> None:
         self._networks = list(networks)
         self._names: list[str] = []
         self._labels: list[str] = [str(network) for network in self._networks if network not in LOOPBACK]

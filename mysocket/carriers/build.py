@@ -184,7 +184,9 @@ def endpoint_host(text: str) -> str | None:
     return next(iter(named + [part for part in parts if "=" not in part]), None)
 
 
-def listen_datagrams(reactor: Any, port: int, address: str, protocol: DatagramProtocol, *, optional: bool) -> IListeningPort | None:
+def listen_datagrams(
+    reactor: Any, port: int, address: str, protocol: DatagramProtocol, *, optional: bool
+) -> IListeningPort | None:
     """Listen for datagrams on one address; None if it is ``optional`` and this machine has no such address."""
     try:
         found: IListeningPort = reactor.listenUDP(port, protocol, interface=address, maxPacketSize=READ_SIZE)

@@ -67,7 +67,7 @@ def chain(payload: Bytes, before: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The bytes ``[start, end)`` of a stream. Positions count payload bytes from 0; ``checksum`` is the chain value at ``end``."""
+    """The bytes ``[start, end)`` of a stream. Positions count payload bytes from 0; ``checksum`` is the chain value at end."""
 
     start: int
     kind: int

@@ -2,7 +2,8 @@
 
 Rules
 
-1. ATTACH moves the stream: forget where it was attached, close that connection if it is another, answer RESUME with what is *taken*.
+1. ATTACH moves the stream: forget where it was attached, close that connection if it is another, answer RESUME with what is
+   *taken*.
 2. START must equal the RESUME just sent; after *none* it is taken as given. An ACK of what is *committed* follows each.
 3. Batches and BYE count only on the attached connection; elsewhere they are dropped.
 4. A batch that starts at *taken* is taken; one that ends at or before it is old and only causes another ack; anything else is a

@@ -23,11 +23,12 @@ LEAST_READ = 4096
 class Taker(Interface):
     """What takes the pieces of an input: a link, or a raw connection."""
 
-    on_room: Callable[[], None]
-
     @property
     def room(self) -> int:
         """Bytes that may be given now."""
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever there is room again."""
 
     def accept(self, pieces: list[Piece]) -> int:
         """Take them."""
@@ -75,7 +76,7 @@ class DescriptorSource:
         self._over = False
         #: Bytes that were read so far.
         self.total = 0
-        taker.on_room = self.resume
+        taker.when_room(self.resume)
 
     def start(self) -> None:
         """Begin to read."""

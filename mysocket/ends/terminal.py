@@ -40,7 +40,7 @@ class TerminalSource(LineOnlyReceiver):
         self._on_end = ended
         self._over = False
         self._io: StandardIO | None = None
-        taker.on_room = self.resume
+        taker.when_room(self.resume)
 
     def start(self) -> None:
         """Begin to read."""

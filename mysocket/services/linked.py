@@ -57,12 +57,12 @@ class LinkService(EndpointService):
             return Own.NONE
         if self._own_link is None:
             return Own.DELIVERED if self.ends.input_ended else Own.OPEN
-        if self._own_link.delivered:
+        if self._own_link.sending.delivered:
             return Own.DELIVERED
         return Own.ENDED if self.ends.input_ended else Own.OPEN
 
     def undelivered(self) -> int:
-        return self._own_link.undelivered if self._own_link is not None else 0
+        return self._own_link.sending.undelivered if self._own_link is not None else 0
 
     def peers(self) -> Sequence[PeerFacts]:
         return self.node.facts()
@@ -97,17 +97,18 @@ class LinkService(EndpointService):
 
     def name_undelivered(self) -> None:
         link = self._own_link
-        if link is None or not link.undelivered:
+        if link is None or not link.sending.undelivered:
             return
-        messages, at = 0, link.spool.retired
-        while at < link.spool.end:
-            batch = link.spool.read(at)
+        spool, size = link.sending.spool, link.sending.undelivered
+        messages, at = 0, spool.retired
+        while at < spool.end:
+            batch = spool.read(at)
             messages += count(batch)
             at = batch.end
         rest = "" if self.ends.input_ended else ", nor the input that was not read yet"
         self.watch.voice.complain(
-            f"not delivered: {messages} messages, {link.undelivered} bytes, positions {link.spool.retired} to "
-            f"{link.spool.retired + link.undelivered}{rest}; they were held in memory and are lost"
+            f"not delivered: {messages} messages, {size} bytes, positions {spool.retired} to {spool.retired + size}{rest}; "
+            "they were held in memory and are lost"
         )
 
     def say_goodbye(self, why: str) -> Deferred[None]:

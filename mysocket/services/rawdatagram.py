@@ -37,10 +37,12 @@ class RawDatagramService(EndpointService):
             linger = 0.0 if settings.send_only or ends.interactive else LINGER
         policy = Policy(keep_open=settings.keep_open or ends.stays, linger=linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
-        self.on_room: Callable[[], None] = lambda: None
+        self._on_room: Callable[[], None] = lambda: None
         sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
         self._origin = (
-            RawOrigin(sink, cut_lines=False, max_message=settings.max_message, on_written=lambda: None) if sink is not None else None
+            RawOrigin(sink, cut_lines=False, max_message=settings.max_message, on_written=lambda: None)
+            if sink is not None
+            else None
         )
         self._delimiter = {"lines": b"\n", "null": b"\0"}.get(settings.cut, b"")
         self._sockets: list[RawDatagramProtocol] = []
@@ -163,6 +165,10 @@ class RawDatagramService(EndpointService):
         """Bytes of input that may be taken now."""
         return HIGH_WATER - self._queued
 
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever there is room again."""
+        self._on_room = call
+
     def accept(self, pieces: list[Piece]) -> int:
         """Make a datagram of each message, with its delimiter."""
         for piece in pieces:
@@ -238,7 +244,7 @@ class RawDatagramService(EndpointService):
         if self._queue:
             self._call = self.reactor.callLater(0, self._send)
         else:
-            self.on_room()
+            self._on_room()
             self.watch.changed()
 
     # Leaving --------------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class RawStreamService(EndpointService):
         keep_open = (settings.keep_open or ends.stays) and settings.port is not None
         policy = Policy(keep_open=keep_open, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
-        self.on_room: Callable[[], None] = lambda: None
+        self._on_room: Callable[[], None] = lambda: None
         self._keep_open = keep_open
         self._sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
         self._origin: RawOrigin | None = None
@@ -160,7 +160,7 @@ class RawStreamService(EndpointService):
             )
             self._origin.peer_text = text
         self.ends.start_input(self, failed=self.watch.fail, ended=self.watch.changed)
-        self.on_room()
+        self._on_room()
         self.watch.changed()
 
     def raw_received(self, carrier: RawProtocol, data: bytes) -> None:
@@ -201,7 +201,7 @@ class RawStreamService(EndpointService):
 
     def raw_drained(self, carrier: RawProtocol) -> None:
         if carrier is self._carrier:
-            self.on_room()
+            self._on_room()
 
     def raw_shut(self, carrier: RawProtocol) -> None:
         if carrier is self._carrier:
@@ -243,6 +243,10 @@ class RawStreamService(EndpointService):
     def room(self) -> int:
         """Bytes of input that may be taken now."""
         return HIGH_WATER - self._carrier.queued if self._carrier is not None else 0
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever there is room again."""
+        self._on_room = call
 
     def accept(self, pieces: list[Piece]) -> int:
         """Send the input as it is."""

@@ -46,7 +46,9 @@ def messages(pieces: list[Piece], limit: int = 2**30) -> list[bytes]:
     return [message.payload for block in blocks if block is not None for message in split(block, limit)]
 
 
-PARTS = st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([b"\n", b"a\nb", b"\0", bytes(MAX_PAYLOAD), b"x" * 300_000])), max_size=8)
+PARTS = st.lists(
+    st.one_of(st.binary(max_size=30), st.sampled_from([b"\n", b"a\nb", b"\0", bytes(MAX_PAYLOAD), b"x" * 300_000])), max_size=8
+)
 
 
 @given(name=st.sampled_from(sorted(CUTTERS)), parts=PARTS)

@@ -126,7 +126,12 @@ def every_case() -> list[tuple[Facts, Policy]]:
     peers = [peer(i, p, a, t) for i, p, a, t in product(Input, Progress, (None, 0.0, 999.0), (True, False))]
     policies = [Policy(k, q, w) for k, q, w in product((True, False), (None, 0.0, 5.0), (None, 5.0))]
     return [
-        (Facts(own=own, undelivered=5 if own is Own.ENDED else 0, delivered_at=500.0, peers=(one,), alone_since=one.away_since), policy)
+        (
+            Facts(
+                own=own, undelivered=5 if own is Own.ENDED else 0, delivered_at=500.0, peers=(one,), alone_since=one.away_since
+            ),
+            policy,
+        )
         for own, one, policy in product(Own, peers, policies)
     ]
 

@@ -46,9 +46,7 @@ class Pair:
         return self._feed(self.a, to_a), self._feed(self.b, to_b)
 
     def _feed(self, session: Session, data: bytes) -> list[Event]:
-        return [
-            event for at in range(0, len(data), self.step) for event in session.receive(data[at : at + self.step], self.now)
-        ]
+        return [event for at in range(0, len(data), self.step) for event in session.receive(data[at : at + self.step], self.now)]
 
     def open(self) -> Pair:
         self.a.greet(hello(1))

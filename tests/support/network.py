@@ -229,5 +229,6 @@ def run(*connections: Connection, chunk: int = 2**30) -> None:
     """Deliver everything, in chunks of `chunk` bytes, until nothing moves."""
     moved = True
     while moved:
-        moved = any([wire.deliver(chunk) > 0 for connection in connections for wire in connection.wires])
-        moved = any([wire.notice() for connection in connections for wire in connection.wires]) or moved
+        wires = [wire for connection in connections for wire in connection.wires]
+        moved = sum(wire.deliver(chunk) for wire in wires) > 0
+        moved = sum(wire.notice() for wire in wires) > 0 or moved
