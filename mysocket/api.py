@@ -337,8 +337,8 @@ def connect(
         reactor,
         endpoint,
         peer,
-        StreamFactory(dialler=True, clock=reactor, owner=relations.node),
-        prepare=lambda protocol: relations.node.ready(protocol.session),
+        StreamFactory(dialler=True, clock=reactor, owner=relations.node.strangers),
+        prepare=lambda protocol: relations.node.strangers.ready(protocol.session),
         report=relations.report,
         random=random.random,
     )
@@ -367,7 +367,7 @@ def listen(
     relations = _Relations(reactor, hub=True, name=name, max_message=max_message, admission=admission)
     listener = Listener(relations.close)
     relations.on_peer = listener._got
-    factory = StreamFactory(dialler=False, clock=reactor, owner=relations.node)
+    factory = StreamFactory(dialler=False, clock=reactor, owner=relations.node.strangers)
 
     async def start() -> Listener:
         if is_endpoint(port, listening=True):

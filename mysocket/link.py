@@ -43,7 +43,7 @@ FATAL: dict[int, type[MySocketError]] = {
 class Company(Interface):
     """The node, as its links see it."""
 
-    def changed(self) -> None:
+    def changed(self, link: Link) -> None:
         """Something has happened on which leaving may depend."""
 
     def window(self) -> int:
@@ -59,14 +59,24 @@ class Company(Interface):
 class Link:
     """This node's relation to one peer.
 
+    :param key: what the node finds it by.
     :param hello: what this node says of itself to this peer; its ``input`` says whether this link has something to send.
     :param sink: takes what is received, or None with ``--send-only``.
     :param max_message: the largest message in bytes that is put together for the sink.
     """
 
     def __init__(
-        self, *, clock: IReactorTime, hello: Hello, spool: Spool, sink: Sink | None, company: Company, max_message: int
+        self,
+        *,
+        key: bytes,
+        clock: IReactorTime,
+        hello: Hello,
+        spool: Spool,
+        sink: Sink | None,
+        company: Company,
+        max_message: int,
     ) -> None:
+        self.key = key
         self.clock = clock
         self.hello = hello
         self.sending = Sending(spool, hello.input)
@@ -137,7 +147,7 @@ class Link:
         self.sending.end(mark=wanted or self.linked or bool(self.sending.undelivered))
         self._check_taker()
         self.settle()
-        self._company.changed()
+        self._company.changed(self)
 
     def _check_taker(self) -> None:
         """A peer that takes nothing gets nothing: say so, once there is something for it."""
@@ -174,7 +184,7 @@ class Link:
             self._company.tell(f"linked with {text}")
         self._attach()
         self._check_taker()
-        self._company.changed()
+        self._company.changed(self)
 
     def _attach(self) -> None:
         self.sending.attach(self._carriers, self.peer)
@@ -190,7 +200,7 @@ class Link:
             self.away_since = self.clock.seconds()
             self._tell_lost(reason)
         self.settle()
-        self._company.changed()
+        self._company.changed(self)
 
     def _tell_lost(self, reason: Failure) -> None:
         if self._leaving:
@@ -247,7 +257,7 @@ class Link:
     @_on.register
     def _on_ack(self, ack: Ack, carrier: StreamProtocol) -> None:
         if self.sending.acknowledged(carrier.session, ack):
-            self._company.changed()
+            self._company.changed(self)
 
     @_on.register
     def _on_attach(self, attach: Attach, carrier: StreamProtocol) -> None:
@@ -280,7 +290,7 @@ class Link:
     def _on_bye(self, bye: Bye, carrier: StreamProtocol) -> None:
         if bye.reason == Reason.DONE:
             if self.receiving.done(carrier.session):
-                self._company.changed()
+                self._company.changed(self)
             return
         carrier.session.is_over = True
         text = one_line(bye.text) or f"reason {bye.reason}"
@@ -313,7 +323,7 @@ class Link:
             self.event(self._carriers[waiting[0]], waiting[1])
         inbox = self.receiving.inbox
         if inbox.at_end and position == inbox.taken:
-            self._company.changed()
+            self._company.changed(self)
         self.settle()
 
     # What is due ----------------------------------------------------------------------------------------------------------------
@@ -329,7 +339,7 @@ class Link:
             if session is not None:
                 self.sending.send(self._carriers[session])
                 if not self._leaving and self.sending.say_done():
-                    self._company.changed()
+                    self._company.changed(self)
             for carrier in self.connections:
                 carrier.flush()
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
@@ -24,7 +24,7 @@ class Subject(Interface):
     def undelivered(self) -> int:
         """Bytes of messages that were given and are not acknowledged."""
 
-    def peers(self) -> Sequence[PeerFacts]:
+    def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
 
     def linked(self) -> bool:

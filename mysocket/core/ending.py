@@ -9,7 +9,7 @@ end of file is DONE.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -72,7 +72,7 @@ class Facts:
     undelivered: int = 0
     delivered_at: float | None = None
     #: Every peer that was ever linked.
-    peers: Sequence[PeerFacts] = ()
+    peers: Iterable[PeerFacts] = ()
     #: Since when nobody is there; None while somebody is.
     alone_since: float | None = None
     #: SIGINT came so often; SIGTERM came.
@@ -114,11 +114,10 @@ def _finished(facts: Facts, policy: Policy, now: float) -> Verdict | None:
     """All is delivered, and every peer whose end is waited for has finished."""
     if policy.keep_open or facts.own in (Own.OPEN, Own.ENDED):
         return None
-    if facts.own is Own.NONE and not facts.peers:
-        return None
     ask: list[float] = []
-    missing = facts.missing
+    missing, nobody = facts.missing, True
     for peer in facts.peers:
+        nobody = False
         until = _peer_until(peer, facts, policy)
         if until is None:
             return None
@@ -126,6 +125,8 @@ def _finished(facts: Facts, policy: Policy, now: float) -> Verdict | None:
             ask.append(until)
         elif peer.progress is Progress.BROKEN or peer.away_since is not None and peer.progress is Progress.OPEN:
             missing = missing or facts.own is Own.NONE or peer.input is Input.FINITE
+    if nobody and facts.own is Own.NONE:
+        return None
     if ask:
         return Verdict(None, max(ask), "waiting for the peer")
     return Verdict(errors.MISSING if missing else errors.OK, why="finished")
@@ -153,9 +154,10 @@ def _given_up(facts: Facts, policy: Policy, now: float) -> Verdict | None:
     """``-w``: the peer cannot be reached, or stays away."""
     if policy.wait is None or facts.alone_since is None:
         return None
-    done = all(peer.progress in (Progress.DONE, Progress.AT_END) for peer in facts.peers)
-    if policy.keep_open and facts.peers and done and not facts.undelivered:
-        return None
+    if policy.keep_open and not facts.undelivered:
+        progress = {peer.progress for peer in facts.peers}
+        if progress and progress <= {Progress.DONE, Progress.AT_END}:
+            return None
     until = facts.alone_since + policy.wait
     return Verdict(errors.TIME_LIMIT, why="-w") if now >= until else Verdict(None, until, "-w")
 

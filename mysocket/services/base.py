@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import Service
@@ -11,12 +11,12 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.python.failure import Failure
 
 from mysocket.carriers import build
+from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError, TimeLimit
-from mysocket.node import address_text
 from mysocket.options import Settings, is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
@@ -54,7 +54,7 @@ class EndpointService(Service):
         """Bytes of messages that were given and are not acknowledged."""
         raise NotImplementedError
 
-    def peers(self) -> Sequence[PeerFacts]:
+    def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
         raise NotImplementedError
 

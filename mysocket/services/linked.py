@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.application.service import Service
@@ -64,8 +64,8 @@ class LinkService(EndpointService):
     def undelivered(self) -> int:
         return self._own_link.sending.undelivered if self._own_link is not None else 0
 
-    def peers(self) -> Sequence[PeerFacts]:
-        return self.node.facts()
+    def peers(self) -> Iterable[PeerFacts]:
+        return self.node
 
     def linked(self) -> bool:
         return self.node.linked
@@ -75,7 +75,7 @@ class LinkService(EndpointService):
 
     async def start(self) -> None:
         heartbeat = self.node.character.heartbeat
-        await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node, heartbeat=heartbeat))
+        await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat))
         self.node.start()
         peer = self.settings.peer
         if peer is None:
@@ -84,8 +84,8 @@ class LinkService(EndpointService):
             self.reactor,
             self.peer_endpoint(peer),
             peer,
-            StreamFactory(dialler=True, clock=self.reactor, owner=self.node, heartbeat=heartbeat),
-            prepare=lambda protocol: self.node.ready(protocol.session),
+            StreamFactory(dialler=True, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat),
+            prepare=lambda protocol: self.node.strangers.ready(protocol.session),
             report=self.watch.report,
             random=random.random,
         )

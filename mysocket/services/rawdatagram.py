@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -69,7 +69,7 @@ class RawDatagramService(EndpointService):
     def undelivered(self) -> int:
         return self._queued
 
-    def peers(self) -> Sequence[PeerFacts]:
+    def peers(self) -> Iterable[PeerFacts]:
         return (PeerFacts(Input.FINITE, Progress.OPEN),) if self._sockets else ()
 
     def linked(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from mysocket.carriers import build
+from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import RateLimitedLog, source_of
 from mysocket.carriers.raw import HIGH_WATER, RawFactory, RawProtocol
 from mysocket.core.batch import Piece
@@ -21,7 +22,6 @@ from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError, RawReset
-from mysocket.node import address_text
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
@@ -71,7 +71,7 @@ class RawStreamService(EndpointService):
     def undelivered(self) -> int:
         return self._carrier.queued if self._carrier is not None else 0
 
-    def peers(self) -> Sequence[PeerFacts]:
+    def peers(self) -> Iterable[PeerFacts]:
         if not self._ever:
             return ()
         ended = self._peer_ended and (self._origin is None or not self._origin.waiting)

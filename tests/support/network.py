@@ -209,10 +209,12 @@ class Person:
         return link
 
     def protocol(self, *, dialler: bool) -> StreamProtocol:
-        return StreamProtocol(dialler=dialler, clock=self.clock, owner=self.node, heartbeat=self.node.character.heartbeat)
+        return StreamProtocol(
+            dialler=dialler, clock=self.clock, owner=self.node.strangers, heartbeat=self.node.character.heartbeat
+        )
 
     def facts(self) -> PeerFacts:
-        [facts] = self.node.facts()
+        [facts] = self.node
         return facts
 
     def changed(self) -> None:
