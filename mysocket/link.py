@@ -243,6 +243,7 @@ class Link:
             self._company.fail(self, error)
         except MessageTooLong as error:
             self.receiving.give_up()
+            self.receiving.acknowledge(self.clock.seconds(), at_once=True)
             self._close(carrier, Reason.TOO_LONG, str(error))
             self._company.fail(self, error)
 
@@ -283,6 +284,7 @@ class Link:
                 f"the stream of {self.peer_text} was broken off at position {broken.position}: data is missing; "
                 f"a new one starts at {broken.new_position}"
             )
+            self._company.changed(self)
         elif fresh and start.position:
             self._company.tell(f"{self.peer_text} goes on at position {start.position}: what came before went to an earlier run")
 

@@ -48,6 +48,7 @@ class Inbox:
         self._chain = 0
         self._said: Resume | None = None
         self._acked = 0
+        self._granted = 0
         self._acked_at = float("-inf")
         self._owed = False
 
@@ -65,6 +66,7 @@ class Inbox:
             self._said = Resume(stream, self.taken, self._chain, self.committed + window)
         else:
             self._said = Resume(stream, NONE, 0, window)
+        self._granted = self._said.window
         session.resume(self._said)
         return before if before is not session else None
 
@@ -115,8 +117,13 @@ class Inbox:
         self._owed = True
 
     def ack_due(self, window: int, now: float) -> float | None:
-        """When the next ACK is due: now or earlier, later, or None. The last of a stream does not wait."""
-        if not self._owed or self.session is None or self._said is not None:
+        """When the next ACK is due: now or earlier, later, or None. The last of a stream does not wait, nor does a window that has
+        grown."""
+        if self.session is None or self._said is not None:
+            return None
+        if self.committed + window - self._granted >= window // 4:
+            return now
+        if not self._owed:
             return None
         if self.committed - self._acked >= window // 4 or self.at_end and self.committed == self.taken:
             return now
@@ -127,7 +134,8 @@ class Inbox:
         if self.session is not None:
             self._owed = False
             self._acked, self._acked_at = self.committed, now
-            self.session.ack(self.committed, self.committed + window)
+            self._granted = self.committed + window
+            self.session.ack(self.committed, self._granted)
 
     def lost(self, session: Session) -> None:
         """``session`` is dead."""
