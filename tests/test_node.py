@@ -336,12 +336,12 @@ def test_in_a_hub_one_bad_sender_does_not_hurt_the_others(clock: Clock) -> None:
 class Stranger:
     """Speaks to a person in bytes."""
 
-    def __init__(self, person: Person) -> None:
+    def __init__(self, person: Person, *, dialled: bool = False) -> None:
         self.connection = Connection.__new__(Connection)
         self.connection.whole = True
-            self.connection.wires = [Wire(self.connection, 0), Wire(self.connection, 1)]
+        self.connection.wires = [Wire(self.connection, 0), Wire(self.connection, 1)]
         self.heard, self.wire = self.connection.wires
-        self.wire.protocol = person.protocol(dialler=False)
+        self.wire.protocol = person.protocol(dialler=dialled)
         self.wire.protocol.makeConnection(self.wire)  # type: ignore[arg-type]
 
     def say(self, data: bytes) -> bytes:
