@@ -394,16 +394,10 @@ def test_a_dialler_told_of_another_version_ends_with_4(clock: Clock) -> None:
         (encode(Bye(Reason.VERSION, "this side speaks version 9")), RefusedByPeer),
     ):
         person = Person(clock, 1)
-        protocol = person.protocol(dialler=True)
-        wires = Connection.__new__(Connection)
-            wires.whole = True
-        wires.wires = [Wire(wires, 0), Wire(wires, 1)]
-        wires.wires[0].protocol = protocol
-        protocol.makeConnection(wires.wires[0])  # type: ignore[arg-type]
-        ready = person.node.strangers.ready(protocol.session)
-        ready.addErrback(lambda failure: None)
-        wires.wires[0].incoming += MAGIC + answer
-        wires.wires[0].deliver(2**30)
+        stranger = Stranger(person, dialled=True)
+        assert stranger.wire.protocol is not None
+        person.node.strangers.ready(stranger.wire.protocol.session).addErrback(lambda failure: None)
+        stranger.say(MAGIC + answer)
         [error] = person.errors
         assert isinstance(error, kind) and error.status == 4
 
