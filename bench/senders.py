@@ -5,7 +5,7 @@ The senders come from a *driver*. `bench.driver`, where it exists, opens any num
     python -m bench.driver PORT COUNT LINES
         links COUNT senders to 127.0.0.1:PORT, prints "linked" on stdout when all have finished their handshake; when it reads a
         line on stdin, each sends LINES lines of 100 bytes, one at a time and in turn with the others; when all are acknowledged
-        it ends its streams, and leaves with 0.
+        and its stdin is closed, it ends its streams and leaves with 0.
 
 Without it each sender is a real process, which allows for a few dozen.
 """
@@ -50,10 +50,11 @@ class DriverSenders:
     def send(self, lines: int) -> None:
         """Let every sender send its lines (the driver was told how many at its start)."""
         self._driver.stdin.write(b"send\n")
-        self._driver.stdin.close()
+        self._driver.stdin.flush()
 
     def finish(self) -> None:
         """Return when all has been acknowledged and every sender has gone."""
+        self._driver.stdin.close()
         self._driver.good()
 
 
