@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from mysocket.errors import MySocketError
+from mysocket.errors import INTERRUPTED, MySocketError
 from mysocket.options import Settings, parse_command_line
 
 
@@ -24,30 +24,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MySocketError as error:
         say(str(error))
         return error.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def say(text: str) -> None:
     """One line for people."""
-    say_plainly(f"mysocket: {text}")
+    write(f"mysocket: {text}\n")
 
 
-def say_plainly(text: str) -> None:
-    """A line without the program's name before it. A stderr that cannot take it loses it; the messages are more important."""
+def write(text: str) -> None:
+    """Write to stderr. One that cannot take it loses it; the messages are more important."""
     with suppress(OSError):
-        os.write(2, f"{text}\n".encode(errors="replace"))
+        os.write(2, text.encode(errors="replace"))
 
 
 def run(settings: Settings, closed: set[int]) -> int:
     """Run a session with this process's stdin and stdout."""
     from twisted.internet import reactor as installed
 
+    from mysocket.ends.progress import ProgressLine
     from mysocket.service import make_service, use_monotonic_time
     from mysocket.watch import Voice
 
     reactor: Any = installed
     use_monotonic_time(reactor)
-    voice = Voice(say, quiet=settings.quiet, verbose=settings.verbose)
-    service = make_service(settings, reactor, voice=voice, closed=closed, banner=say_plainly)
+    line = ProgressLine(write)
+
+    def say_below(text: str) -> None:
+        line.clear()
+        say(text)
+
+    voice = Voice(say_below, quiet=settings.quiet, verbose=settings.verbose)
+    watched = os.isatty(2) and not os.isatty(1) and not settings.quiet
+    service = make_service(
+        settings,
+        reactor,
+        voice=voice,
+        closed=closed,
+        banner=lambda text: write(f"{text}\n"),
+        progress=line if watched else None,
+    )
     status: list[int] = []
 
     def finished(found: int) -> None:

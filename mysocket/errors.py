@@ -6,7 +6,6 @@ status of the program when the error ends it (docs/promise.md lists them).
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar
 
 # Exit statuses of the program.
@@ -29,7 +28,7 @@ class MySocketError(Exception):
     def __init__(self, text: str = "", /, **fields: Any) -> None:
         self.text = text
         self.fields = fields
-        sentence = " ".join(inspect.cleandoc(type(self).__doc__ or "").split())
+        sentence = " ".join((type(self).__doc__ or "").split())
         super().__init__(sentence.format(text=text, **fields))
 
 

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 
 from mysocket.ends.descriptors import What, what
+from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError
 from mysocket.options import Settings
@@ -29,7 +30,13 @@ def use_monotonic_time(reactor: Any) -> None:
 
 
 def make_service(
-    settings: Settings, reactor: Any, *, voice: Voice, closed: set[int], banner: Callable[[str], None]
+    settings: Settings,
+    reactor: Any,
+    *,
+    voice: Voice,
+    closed: set[int],
+    banner: Callable[[str], None],
+    progress: ProgressLine | None = None,
 ) -> EndpointService:
     """The service of the console script, on this process's stdin and stdout.
 
@@ -37,7 +44,7 @@ def make_service(
     :raises MySocketError: an end cannot be opened.
     """
     stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
-    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner))
+    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner), progress)
 
 
 def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) -> IService:
@@ -137,7 +144,7 @@ def _ends(
     )
 
 
-def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends) -> EndpointService:
+def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends, progress: ProgressLine | None = None) -> EndpointService:
     kind: Callable[..., EndpointService]
     if settings.udp:
         from mysocket.services.rawdatagram import RawDatagramService as kind
@@ -147,5 +154,7 @@ def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends) -> Endp
     elif settings.raw:
         from mysocket.services.rawstream import RawStreamService as kind
     else:
-        from mysocket.services.linked import LinkService as kind
+        from mysocket.services.linked import LinkService
+
+        return LinkService(settings, reactor, voice=voice, ends=ends, progress=progress)
     return kind(settings, reactor, voice=voice, ends=ends)

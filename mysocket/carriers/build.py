@@ -6,9 +6,8 @@ import errno
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twisted.application.internet import ClientService
 from twisted.internet import endpoints, error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
@@ -19,6 +18,9 @@ from zope.interface import implementer
 from mysocket.carriers.admission import is_loopback
 from mysocket.carriers.datagram import READ_SIZE
 from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable
+
+if TYPE_CHECKING:
+    from twisted.application.internet import ClientService
 
 #: Connections the kernel keeps that were not accepted yet. Twisted's default of 50 drops some of a thousand that come at once.
 BACKLOG = 1024
@@ -228,6 +230,8 @@ def dialler(
 
     :param prepare: fires when the handshake is finished; until then the attempt counts as failed, so that the back-off goes on.
     """
+
+    from twisted.application.internet import ClientService  # a listener needs none of it
 
     def prepared(protocol: Any) -> Deferred[Any]:
         def failed(failure: Failure) -> Failure:

@@ -81,6 +81,13 @@ class Ends:
         """A person types."""
         return self._stdin is What.TERMINAL and not self.stays
 
+    @property
+    def input_size(self) -> int | None:
+        """Bytes of the input, if it is a file."""
+        if self._stdin is not What.FILE:
+            return None
+        return max(0, os.fstat(STDIN).st_size - os.lseek(STDIN, 0, os.SEEK_CUR))
+
     def greet(self) -> None:
         """Say what a person at the terminal should know."""
         if self.interactive:

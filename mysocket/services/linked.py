@@ -17,6 +17,7 @@ from mysocket.core.batch import count
 from mysocket.core.ending import Own, PeerFacts, Policy
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input
+from mysocket.ends.progress import Progress, ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.link import Link
 from mysocket.node import Character, Node
@@ -28,11 +29,19 @@ from mysocket.watch import Voice
 class LinkService(EndpointService):
     """A node with its carriers and ends.
 
+    :param progress: where to draw how much of a finite input is delivered, or None.
     :param random_bytes: gives ids; ``os.urandom``.
     """
 
     def __init__(
-        self, settings: Settings, reactor: Any, *, voice: Voice, ends: Ends, random_bytes: Callable[[int], bytes] = os.urandom
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        voice: Voice,
+        ends: Ends,
+        progress: ProgressLine | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         policy = Policy(keep_open=settings.keep_open or ends.stays, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
@@ -51,6 +60,8 @@ class LinkService(EndpointService):
         self.node.on_link = self._got_link
         self._own_link: Link | None = None
         self._dialler: Service | None = None
+        self._progress_line = progress
+        self._progress: Progress | None = None
 
     def own(self) -> Own:
         if self.ends.input is Input.NONE:
@@ -94,6 +105,9 @@ class LinkService(EndpointService):
     def _got_link(self, link: Link) -> None:
         self._own_link = link
         self.ends.start_input(link, failed=self.watch.fail, ended=self.watch.changed)
+        if self._progress_line is not None and self.ends.input is Input.FINITE:
+            spool = link.sending.spool
+            self._progress = Progress(self.reactor, self._progress_line, lambda: spool.retired, self.ends.input_size)
 
     def name_undelivered(self) -> None:
         link = self._own_link
@@ -112,6 +126,8 @@ class LinkService(EndpointService):
         )
 
     def say_goodbye(self, why: str) -> Deferred[None]:
+        if self._progress is not None:
+            self._progress.stop()
         self.node.leave(why)
         return self.node.when_closed().addCallback(self._stop_dialling)
 
