@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import Program, free_port
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("setup.py", "MANIFEST.in", "LICENSE", "README.md", "mysocket", "twisted")
 
@@ -62,6 +64,15 @@ def assert_at_home(bin_directory: Path, elsewhere: Path) -> None:
     assert "mysocket" in listed
     assert run(bin_directory / "twistd", "mysocket", "--version", cwd=elsewhere) == version
     assert "--peer" in run(bin_directory / "twistd", "mysocket", "--help", cwd=elsewhere)
+    here, there = free_port(), free_port()
+    service = [bin_directory / "twistd", "-n", "mysocket", "--port", here, "--peer", f"localhost:{there}"]
+    script = [bin_directory / "mysocket", there, "localhost", here]
+    with (
+        Program(list(map(str, service)), stdin=b"from twistd\n", cwd=elsewhere) as one,
+        Program(list(map(str, script)), stdin=b"from the script\n", cwd=elsewhere) as other,
+    ):
+        assert (one.wait(), other.wait()) == (0, 0)
+        assert (one.stdout, other.stdout) == (b"from the script\n", b"from twistd\n")
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
