@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from mysocket.errors import INTERRUPTED, MySocketError
+from mysocket.errors import INTERRUPTED, CannotOpen, MySocketError
 from mysocket.options import Settings, parse_command_line
 
 
@@ -47,6 +47,8 @@ def run(settings: Settings, closed: set[int]) -> int:
     from mysocket.service import make_service, use_monotonic_time
     from mysocket.watch import Voice
 
+    if 1 in closed and not settings.send_only and settings.output is None:
+        raise CannotOpen("it is closed; redirect it, or give --output FILE or --send-only", where="stdout")
     reactor: Any = installed
     use_monotonic_time(reactor)
     line = ProgressLine(write)

@@ -21,8 +21,6 @@ from mysocket.options import Settings
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
 
-UDP_IS_RAW = "plain --udp means --udp --raw for now: one message a datagram, and nothing promised beyond UDP"
-
 
 def use_monotonic_time(reactor: Any) -> None:
     """Timers follow the monotonic clock. Twisted's follow the wall clock (twisted#2424): a step of it stops or fires them all."""
@@ -148,9 +146,6 @@ def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends, progres
     kind: Callable[..., EndpointService]
     if settings.udp:
         from mysocket.services.rawdatagram import RawDatagramService as kind
-
-        if not settings.raw:
-            voice.tell(UDP_IS_RAW)
     elif settings.raw:
         from mysocket.services.rawstream import RawStreamService as kind
     else:

@@ -126,7 +126,7 @@ class DescriptorSource:
             return
         except OSError as problem:
             self.stop()
-            self._failed(MySocketError(f"reading the input failed: {problem.strerror}; what was read before is still delivered"))
+            self._failed(MySocketError(f"Reading the input failed: {problem.strerror}."))
             return
         if not data:
             self._end()

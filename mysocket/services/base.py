@@ -16,12 +16,14 @@ from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
 from mysocket.ends.stdio import Ends
-from mysocket.errors import MySocketError, TimeLimit
+from mysocket.errors import INTERRUPTED, TERMINATED, MySocketError, TimeLimit
 from mysocket.options import Settings, is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
 #: Seconds in which connections are closed when the program leaves.
 LEAVE_TIME = 2.5
+#: The same when a signal wants it to leave at once.
+HURRY = 0.5
 
 
 class EndpointService(Service):
@@ -150,18 +152,21 @@ class EndpointService(Service):
             peer = self.settings.peer or "every sender"
             self.watch.voice.complain(str(TimeLimit(peer=peer, seconds=self.settings.wait)))
         self.name_undelivered()
-        self.close(verdict.why).addCallback(lambda _: self.finished.callback(verdict.status or 0))
+        error = self.watch.error
+        patience = HURRY if verdict.status in (INTERRUPTED, TERMINATED) else LEAVE_TIME
+        closed = self.close(verdict.why if error is None else str(error), patience)
+        closed.addCallback(lambda _: self.finished.callback(verdict.status or 0))
 
-    def close(self, why: str) -> Deferred[None]:
-        """Stop listening, say the last word, and wait a moment for connections to close."""
+    def close(self, why: str, patience: float = LEAVE_TIME) -> Deferred[None]:
+        """Stop listening, say the last word, and wait ``patience`` seconds for connections to close."""
         if self._closing is not None:
             return self._closing
         done: Deferred[None] = Deferred()
         self._closing = done
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
-        deadline = self.reactor.callLater(LEAVE_TIME, self.abort)
-        give_up = self.reactor.callLater(LEAVE_TIME + 1, lambda: all_closed(None))
+        deadline = self.reactor.callLater(patience, self.abort)
+        give_up = self.reactor.callLater(patience + 1, lambda: all_closed(None))
 
         def all_closed(_: object) -> None:
             if done.called:

@@ -22,6 +22,7 @@ from mysocket.options import Settings, split_host_port
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
 
+UDP_IS_RAW = "plain --udp means --udp --raw for now: one message a datagram, and nothing promised beyond UDP"
 #: Seconds for answers after the end of a pipe or a file (``-q``).
 LINGER = 1.0
 #: Bytes of input that wait to be sent, above which no more is taken.
@@ -91,6 +92,8 @@ class RawDatagramService(EndpointService):
                     number = build.port_number(found)
         if settings.port is not None:
             self.tell_listening([port.getHost() for port in self._ports], "datagrams")
+        if not settings.raw:
+            self.watch.tell(UDP_IS_RAW)
         if settings.peer is not None:
             host, port = split_host_port(settings.peer)
             self._look_up(host, port)
