@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as installed
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 
 from mysocket.api import Listener, Peer, _Relations, connect, listen
 from mysocket.carriers.stream import StreamProtocol
@@ -47,7 +49,10 @@ async def turns(enough: Callable[[], bool]) -> bool:
 
 
 def held() -> tuple[int, int, int]:
-    return len(reactor.getReaders()) + len(reactor.getWriters()), len(reactor.getDelayedCalls()), len(os.listdir("/proc/self/fd"))
+    """What the reactor watches, what it will call, and the sockets of this process."""
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    sockets = sum(os.path.islink(link) and os.readlink(link).startswith("socket:") for link in links)
+    return len(reactor.getReaders()) + len(reactor.getWriters()), len(reactor.getDelayedCalls()), sockets
 
 
 @asynccontextmanager
@@ -219,9 +224,6 @@ class Dialling:
 
     def answer(self, *frames: Frame) -> None:
         """Accept the last attempt, say this, and close."""
-        from twisted.internet.error import ConnectionDone
-        from twisted.python.failure import Failure
-
         protocol = self.reactor.tcpClients[-1][2].buildProtocol(None)
         transport = StringTransport()
         transport.abortConnection = transport.loseConnection
@@ -232,9 +234,6 @@ class Dialling:
 
     def refuse(self) -> None:
         """Nothing listens there."""
-        from twisted.internet.error import ConnectionRefusedError
-        from twisted.python.failure import Failure
-
         self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
 
     @property
