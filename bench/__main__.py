@@ -122,7 +122,7 @@ def main() -> int:
             continue
         try:
             rows.extend(part(each, amounts))
-        except BenchError as error:
+        except (BenchError, OSError) as error:  # OSError: a pipe whose other end has died
             failed = True
             progress(f"{name}: {error}")
             rows.append((name, {}, "", f"not measured: {' '.join(str(error).split())[:200]}"))

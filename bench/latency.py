@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 
-from bench.run import BenchError, free_port, median, process, progress
+from bench.run import BenchError, free_port, median, process, progress, watched
 from bench.tools import Tool
 
 LINE = b"x" * 99 + b"\n"
@@ -24,18 +24,19 @@ def one_run(tool: Tool, count: int) -> list[float]:
         with process(tool.send(port, back), subprocess.PIPE, subprocess.DEVNULL) as sender:
             into, out = sender.stdin.fileno(), receiver.stdout.fileno()
             times = []
-            for number in range(WARM_UP + count):
-                begun = time.perf_counter()
-                os.write(into, LINE)
-                got = 0
-                while got < len(LINE):
-                    piece = os.read(out, 65536)
-                    if not piece:
-                        raise BenchError(f"{tool.name}: the receiver has ended: {receiver.said()}")
-                    got += len(piece)
-                if number >= WARM_UP:
-                    times.append(time.perf_counter() - begun)
-                time.sleep(PAUSE)
+            with watched(sender, receiver):
+                for number in range(WARM_UP + count):
+                    begun = time.perf_counter()
+                    os.write(into, LINE)
+                    got = 0
+                    while got < len(LINE):
+                        piece = os.read(out, 65536)
+                        if not piece:
+                            raise BenchError(f"{tool.name}: the receiver has ended: {receiver.said()}")
+                        got += len(piece)
+                    if number >= WARM_UP:
+                        times.append(time.perf_counter() - begun)
+                    time.sleep(PAUSE)
             sender.stdin.close()
             sender.good()
             receiver.good()

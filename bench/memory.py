@@ -17,6 +17,7 @@ from bench.run import BenchError, Process, free_port, lines_file, process, progr
 from bench.tools import Tool
 
 RATE = 20_000_000  # bytes a second
+STALLED = 60  # seconds
 PIECE = 200_000_000  # the file that is sent again and again
 
 
@@ -75,6 +76,7 @@ def _read_slowly(
 ) -> None:
     begun = next_sample = time.monotonic()
     total = dict(left)
+    last, moved = dict(left), begun
     while any(left.values()):
         now = time.monotonic()
         due = int((now - begun) * RATE)
@@ -87,6 +89,10 @@ def _read_slowly(
                     raise BenchError(f"{name}: ended {left[name]} bytes early: {pairs[name][1].said()}")
                 left[name] -= len(piece)
                 allowed -= len(piece)
+        if left != last:
+            last, moved = dict(left), now
+        elif now - moved > STALLED:
+            raise BenchError(f"nothing came through for {STALLED} s; bytes left: {left}")
         if now >= next_sample:
             next_sample = now + 1
             for name, (sender, receiver) in pairs.items():

@@ -25,6 +25,11 @@ __all__ = ["free_port", "median"]
 STUCK = 180.0  # seconds after which a process that should have ended is killed
 
 
+def environment() -> dict[str, str]:
+    """Ours, but Python may keep byte code: an installed program has it, and compiling is not what is measured."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class BenchError(Exception):
     """A measured process failed or hung: there is no figure."""
 
@@ -43,7 +48,7 @@ class Process:
     def __init__(self, argv: Sequence[str], stdin: int | IO[bytes], stdout: int | IO[bytes]) -> None:
         self.argv = list(argv)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._process = subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=self._stderr, cwd=ROOT)
+        self._process = subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=self._stderr, cwd=ROOT, env=environment())
 
     @property
     def pid(self) -> int:
@@ -137,6 +142,19 @@ class Process:
                 fields = (task / "stat").read_text().rpartition(")")[2].split()
                 total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return total
+
+
+@contextlib.contextmanager
+def watched(*processes: Process, seconds: float = STUCK) -> Iterator[None]:
+    """Kill these if the body takes longer: what reads from them then sees the end of their output instead of waiting for ever."""
+    alarms = [threading.Timer(seconds, one.kill) for one in processes]
+    for alarm in alarms:
+        alarm.start()
+    try:
+        yield
+    finally:
+        for alarm in alarms:
+            alarm.cancel()
 
 
 @contextlib.contextmanager

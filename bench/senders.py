@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.run import BenchError, Process, process, progress
+from bench.run import BenchError, Process, process, progress, watched
 from bench.tools import MYSOCKET
 from tests.support.processes import LINKED, LISTENING
 
@@ -44,7 +44,9 @@ class DriverSenders:
 
     def wait_linked(self) -> None:
         """Return when every sender has finished its handshake."""
-        if self._driver.stdout.readline().strip() != b"linked":
+        with watched(self._driver):
+            answer = self._driver.stdout.readline().strip()
+        if answer != b"linked":
             raise BenchError(f"the driver could not link all senders: {self._driver.said()}")
 
     def send(self, lines: int) -> None:

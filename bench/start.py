@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 
-from bench.run import median, progress
+from bench.run import BenchError, environment, median, progress
 from bench.tools import ROOT
 from tests.support.processes import LISTENING_ANYHOW
 
@@ -20,14 +21,19 @@ OURS = [sys.executable, "-m", "mysocket", "-p", "0", "--recv-only"]
 def until_it_says(argv: list[str], word: str) -> float:
     """Seconds from the start of this command until the first line with this word."""
     begun = time.perf_counter()
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, env=environment()
+    )
     assert process.stderr is not None
+    alarm = threading.Timer(60, process.kill)
+    alarm.start()
     try:
         for line in process.stderr:
             if word.encode() in line:
                 return time.perf_counter() - begun
-        raise RuntimeError(f"{argv} has not said {word!r}")
+        raise BenchError(f"{argv} has not said {word!r}")
     finally:
+        alarm.cancel()
         process.kill()
         process.wait()
         process.stderr.close()

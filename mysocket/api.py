@@ -26,7 +26,7 @@ from mysocket.core.batch import MAX_PAYLOAD, Batch, Flag, Kind, Message, Piece, 
 from mysocket.core.ending import Progress
 from mysocket.core.wire import Input
 from mysocket.ends.sink import Origin
-from mysocket.errors import MySocketError, PeerClosed
+from mysocket.errors import BrokenOff, LocalProtocolError, MySocketError, PeerClosed, UsageError
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import is_endpoint, split_host_port
@@ -49,9 +49,10 @@ class Peer:
         self._close = close
         self._unsent: deque[tuple[list[Piece], Deferred[None]]] = deque()
         self._sent: deque[tuple[int, Deferred[None]]] = deque()
-        self._messages: deque[tuple[Message, int]] = deque()
+        self._blocks: deque[tuple[deque[Message], int]] = deque()  # messages of each batch, and where it ends
         self._readers: deque[Deferred[Message]] = deque()
         self._error: MySocketError | None = None
+        self._finishing = False
         self._linked: Deferred[Peer] | None = None
         link.sending.on_room = self._flush
         link.sending.on_acknowledged = self._acknowledged
@@ -80,16 +81,19 @@ class Peer:
         """
         if self._error is not None:
             return fail(self._error)
+        if self._finishing:
+            raise LocalProtocolError("send() after finish()")
         done: Deferred[None] = Deferred()
         self._unsent.append((_pieces(message), done))
         self._flush()
         return done
 
     def receive(self) -> Deferred[Message]:
-        """The next message. It counts as received, and is acknowledged, when this fires.
+        """The next message. It counts as received when this fires, and is acknowledged with the last message of its batch; what
+        a program sends is a batch of its own.
 
-        :return: fails with :class:`~mysocket.errors.PeerClosed` when the peer has finished and nothing is left, or with the error
-            that ends the relation.
+        :return: fails with :class:`~mysocket.errors.PeerClosed` when the peer has finished and nothing is left, with
+            :class:`~mysocket.errors.BrokenOff` when it left without finishing, or with the error that ends the relation.
         """
         reader: Deferred[Message] = Deferred(self._forget_reader)
         self._readers.append(reader)
@@ -106,7 +110,13 @@ class Peer:
             raise StopAsyncIteration from None
 
     def finish(self) -> Deferred[None]:
-        """Say that nothing more will be sent; :meth:`receive` goes on. Fires when all that was sent is acknowledged."""
+        """Say that nothing more will be sent; :meth:`receive` goes on.
+
+        :return: fires when all that was sent is acknowledged; fails as :meth:`send` does.
+        """
+        if self._error is not None:
+            return fail(self._error)
+        self._finishing = True
         done: Deferred[None] = Deferred()
         self._unsent.append(([], done))
         self._flush()
@@ -133,33 +143,33 @@ class Peer:
             self._sent.popleft()[1].callback(None)
 
     def _take(self, block: Batch, messages: Sequence[Message]) -> None:
-        for message in messages:
-            self._messages.append((message, message.position))
-        if not messages:
-            # An end mark: safe when everything before it is.
-            self._messages.append((Message(block.end, b""), -block.end))
+        # Acknowledged are whole batches: with the last message of each, and an end mark with what is before it.
+        self._blocks.append((deque(messages), block.end))
         self._deliver()
 
     def _deliver(self) -> None:
-        while self._messages:
-            message, position = self._messages[0]
-            if position < 0:
-                self._messages.popleft()
-                self._link.written(-position)
-            elif self._readers:
-                self._messages.popleft()
-                reader = self._readers.popleft()
-                self._link.written(position)
-                reader.callback(message)
-            else:
+        while self._blocks:
+            messages, end = self._blocks[0]
+            if messages and not self._readers:
                 return
+            reader = self._readers.popleft() if messages else None
+            message = messages.popleft() if messages else None
+            if not messages:
+                self._blocks.popleft()
+                self._link.written(end)
+            if reader is not None and message is not None:
+                reader.callback(message)
         self._check_end()
 
     def _check_end(self) -> None:
         facts = self._link.facts()
-        over = facts is not None and facts.progress in (Progress.DONE, Progress.BROKEN)
-        error = self._error or (PeerClosed(peer=self._link.peer_text) if over else None)
-        if error is None or self._messages:
+        error = self._error
+        if error is None and facts is not None:
+            if facts.progress is Progress.DONE:
+                error = PeerClosed(peer=self._link.peer_text)
+            elif facts.progress is Progress.BROKEN:
+                error = BrokenOff(peer=self._link.peer_text)
+        if error is None or self._blocks:
             return
         readers, self._readers = self._readers, deque()
         for reader in readers:
@@ -190,6 +200,8 @@ class Peer:
         self._check_end()
 
     def _give_up(self) -> None:
+        # Deferred.cancel() itself fails who waits.
+        self._linked = None
         self._close()
 
     def _when_linked(self) -> Deferred[Peer]:
@@ -252,11 +264,18 @@ class _Relations:
         )
         self.node = Node(character, clock=reactor, random_bytes=os.urandom, sink=self, watcher=self, admission=admission)
         self.node.on_link = self._got_link
+        self.node.on_failure = self._link_failed
 
     def _got_link(self, link: Link) -> None:
         peer = Peer(link, self.node, lambda: self._close_peer(link))
         self.peers[link] = peer
         self.on_peer(peer)
+
+    def _link_failed(self, link: Link, error: MySocketError) -> None:
+        if link in self.peers:
+            self.peers[link]._fail(error)
+            # An error ends the relation: nothing is to be gained by linking again.
+            self._close_peer(link)
 
     # Sink
 
@@ -283,6 +302,8 @@ class _Relations:
     def fail(self, error: MySocketError) -> None:
         for peer in list(self.peers.values()):
             peer._fail(error)
+        if not self.node.character.hub:
+            self.close()
 
     def _close_peer(self, link: Link) -> Deferred[None]:
         if not self.node.character.hub:
@@ -310,7 +331,8 @@ class _Relations:
     def _all_closed(self, _: None, closed: Deferred[None]) -> None:
         if self.dialler is not None:
             self.dialler.stopService()
-        self.fail(PeerClosed(peer="this side"))
+        for peer in list(self.peers.values()):
+            peer._fail(PeerClosed(peer="this side"))
         closed.callback(None)
 
 
@@ -361,8 +383,14 @@ def listen(
     :param bind: the local address to listen on.
     :param allow: networks (``10.0.0.0/8``) that may connect, besides this machine.
     :return: fails with :class:`~mysocket.errors.PortTaken` or :class:`~mysocket.errors.CannotListen`.
+    :raises UsageError: ``port`` or ``allow`` makes no sense.
     """
-    networks = [*LOOPBACK, *(ip_network(text, strict=False) for text in allow)]
+    if not is_endpoint(port, listening=True) and not (port.isdecimal() and int(port) < 65536):
+        raise UsageError(f"port {port!r} is neither a number up to 65535 nor an endpoint string")
+    try:
+        networks = [*LOOPBACK, *(ip_network(text, strict=False) for text in allow)]
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
     admission = Admission(networks, (), resolver=DaemonResolver(reactor), clock=reactor)
     relations = _Relations(reactor, hub=True, name=name, max_message=max_message, admission=admission)
     listener = Listener(relations.close)

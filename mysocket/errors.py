@@ -26,7 +26,7 @@ class MySocketError(Exception):
     status: ClassVar[int] = FAILED
 
     def __init__(self, text: str = "", /, **fields: Any) -> None:
-        self.text = text
+        self.text = text = text.rstrip(".")
         self.fields = fields
         sentence = " ".join((type(self).__doc__ or "").split())
         super().__init__(sentence.format(text=text, **fields))
@@ -146,3 +146,9 @@ class RawReset(MySocketError):
 
 class PeerClosed(MySocketError):
     """{peer} has finished: no more messages will come."""
+
+
+class BrokenOff(MySocketError):
+    """The stream of {peer} was broken off before its end, and will not go on: data is missing."""
+
+    status = MISSING

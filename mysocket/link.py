@@ -197,7 +197,8 @@ class Link:
             return
         self._detach(carrier.session)
         if not self._carriers:
-            self.away_since = self.clock.seconds()
+            # A peer that fell silent is away since it was heard last.
+            self.away_since = carrier.session.heard if carrier.session.fell_silent else self.clock.seconds()
             self._tell_lost(reason)
         self.settle()
         self._company.changed(self)
@@ -242,7 +243,7 @@ class Link:
             self._close(carrier, Reason.STATE_LOSS, error.text)
             self._company.fail(self, error)
         except MessageTooLong as error:
-            self.receiving.give_up()
+            self.receiving.give_up(error)
             self.receiving.acknowledge(self.clock.seconds(), at_once=True)
             self._close(carrier, Reason.TOO_LONG, str(error))
             self._company.fail(self, error)
@@ -297,7 +298,7 @@ class Link:
         carrier.session.is_over = True
         text = one_line(bye.text) or f"reason {bye.reason}"
         error = FATAL.get(bye.reason)
-        if bye.reason == Reason.LEFT:
+        if bye.reason in (Reason.LEFT, Reason.OUTPUT):
             self._company.tell(f"{self.peer_text} left: {text}")
             if self.peer is not None:
                 self.receiving.peer_left(self.peer)
@@ -375,16 +376,20 @@ class Link:
 
     # Leaving --------------------------------------------------------------------------------------------------------------------
 
-    def leave(self, text: str) -> None:
-        """Say the last word on every connection, and close our half of it."""
+    def leave(self, text: str, reason: Reason = Reason.LEFT) -> None:
+        """Say the last word on every connection, and close our half of it.
+
+        A person, or a service, whose words have all arrived is done whenever it leaves; a pipe or a file only at its end.
+        """
         self._leaving = True
         self.receiving.acknowledge(self.clock.seconds(), at_once=True)
         outbox = self.sending.outbox
+        done = self.sending.delivered or self.hello.input is Input.OPEN and not self.sending.undelivered
         for session, carrier in list(self._carriers.items()):
             if session.is_over:
                 continue
-            if not self.sending.delivered:
-                session.bye(Reason.LEFT, text)
+            if not done:
+                session.bye(reason, text)
             elif session is not outbox.session or not outbox.said_done:
                 session.bye(Reason.DONE)
             carrier.finish()

@@ -83,6 +83,10 @@ class Node:
         self.links: dict[bytes, Link] = {}
         #: Called with each link that has an input, when it is made.
         self.on_link: Callable[[Link], None] = lambda link: None
+        #: Called with a link that cannot go on, and why.
+        self.on_failure: Callable[[Link, MySocketError], None] = lambda link, error: None
+        #: Nobody is linked since then, in seconds; None while somebody is.
+        self.alone_since: float | None = clock.seconds()
         #: Data of some peer is known to be missing.
         self.missing = False
         self._random = random_bytes
@@ -121,6 +125,10 @@ class Node:
             if facts is not None and facts.progress is Progress.DONE and self.links.pop(link.key, None) is not None:
                 # It leaves nothing behind but that it was here.
                 self._finished = facts
+        if self.linked:
+            self.alone_since = None
+        elif self.alone_since is None:
+            self.alone_since = link.away_since
         self.gone()
         self._watcher.changed()
 
@@ -131,6 +139,7 @@ class Node:
         return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self.links))))
 
     def fail(self, link: Link, error: MySocketError) -> None:
+        self.on_failure(link, error)
         if self.character.hub:
             # One sender of many: the others go on, and the status remembers it.
             self._watcher.tell(str(error))
@@ -213,11 +222,11 @@ class Node:
         self.links.pop(link.key, None)
         link.leave(text)
 
-    def leave(self, text: str) -> None:
+    def leave(self, text: str, reason: Reason = Reason.LEFT) -> None:
         """Say the last word everywhere."""
         self.strangers.close()
         for link in list(self.links.values()):
-            link.leave(text)
+            link.leave(text, reason)
 
     def when_closed(self) -> Deferred[None]:
         """Fires when no connection is left."""

@@ -11,7 +11,7 @@ from mysocket.core.inbox import BrokenOff, Inbox
 from mysocket.core.session import Session
 from mysocket.core.wire import Attach, Hello, Input, Start
 from mysocket.ends.sink import Origin
-from mysocket.errors import RemoteProtocolError
+from mysocket.errors import MySocketError, RemoteProtocolError
 
 
 class Sink(Interface):
@@ -46,6 +46,7 @@ class Receiving:
         self._budget = budget
         self._assembler = Assembler(max_message) if sink is not None and sink.whole else None
         self._waiting: tuple[Session, Attach] | None = None
+        self._refused: tuple[bytes, MySocketError] | None = None
 
     @property
     def progress(self) -> Progress:
@@ -64,6 +65,8 @@ class Receiving:
         """
         if self._sink is None:
             raise RemoteProtocolError("a stream for a node that takes none")
+        if self._refused is not None and self._refused[0] == frame.stream:
+            raise self._refused[1]
         if frame.stream != self.inbox.stream and not self._nothing_in_sink:
             # Another stream waits until the sink has the one before: positions of the two must not meet.
             self._waiting = (session, frame)
@@ -120,9 +123,11 @@ class Receiving:
         if self.inbox.taken or peer.input is Input.FINITE:
             self.broken = self.over = True
 
-    def give_up(self) -> None:
-        """The stream cannot be taken any further."""
+    def give_up(self, error: MySocketError) -> None:
+        """The stream cannot be taken any further, now or later: what was taken beyond what is committed is lost to us."""
         self.broken = self.over = True
+        if self.inbox.stream is not None:
+            self._refused = (self.inbox.stream, error)
 
     def window(self) -> int:
         """Bytes to grant beyond what is committed.

@@ -27,8 +27,8 @@ class Subject(Interface):
     def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
 
-    def linked(self) -> bool:
-        """Is somebody there?"""
+    def alone_since(self) -> float | None:
+        """Since when nobody is there, in seconds; None while somebody is."""
 
     def missing(self) -> bool:
         """Data is known to be missing."""
@@ -84,7 +84,6 @@ class Watch:
         self._policy = policy
         self._clock = clock
         self._stop_input = stop_input
-        self._alone_since: float | None = clock.seconds()
         self._delivered_at: float | None = None
         self._interrupts = 0
         self._terminated = False
@@ -100,11 +99,6 @@ class Watch:
         if self._soon is None and not self._over:
             self._soon = self._clock.callLater(0, self._consider)
 
-    def heard(self) -> None:
-        """Somebody spoke, without a connection: being alone begins anew."""
-        if self._alone_since is not None:
-            self._alone_since = self._clock.seconds()
-
     def tell(self, text: str) -> None:
         """Something the user may want to know."""
         self.voice.tell(text)
@@ -112,11 +106,11 @@ class Watch:
     def report(self, error: MySocketError) -> None:
         """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
         text, now = str(error), self._clock.seconds()
-        if self._subject.linked():
+        if self._subject.alone_since() is None:
             self.voice.detail(text)
         elif now - self._said.get(text, float("-inf")) >= SAY_AGAIN:
             self._said[text] = now
-            self.voice.tell(f"{text} Trying again.")
+            self.voice.tell(f"{text.rstrip('.')}. Trying again.")
 
     def fail(self, error: MySocketError) -> None:
         """An error that ends the program."""
@@ -146,16 +140,12 @@ class Watch:
         now, own = self._clock.seconds(), self._subject.own()
         if own is Own.DELIVERED and self._delivered_at is None:
             self._delivered_at = now
-        if self._subject.linked():
-            self._alone_since = None
-        elif self._alone_since is None:
-            self._alone_since = now
         return Facts(
             own=own,
             undelivered=self._subject.undelivered(),
             delivered_at=self._delivered_at,
             peers=self._subject.peers(),
-            alone_since=self._alone_since,
+            alone_since=self._subject.alone_since(),
             interrupts=self._interrupts,
             terminated=self._terminated,
             failure=self.error.status if self.error is not None else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from random import Random
 from typing import Any
 
 import pytest
@@ -195,10 +194,12 @@ async def test_a_connect_that_is_cancelled_in_the_handshake_leaves_nothing() -> 
         waiting = connect(reactor, f"127.0.0.1:{port.getHost().port}")
         await soon(accepted)
         waiting.cancel()
-        with pytest.raises(CancelledError):
-            await soon(waiting)
-        await soon(gone)
-        await port.stopListening()
+        try:
+            with pytest.raises(CancelledError):
+                await soon(waiting)
+            await soon(gone)
+        finally:
+            await port.stopListening()
 
 
 def test_an_address_that_is_none_is_a_usage_error() -> None:
@@ -297,8 +298,6 @@ class Program:
 
     def __init__(self, clock: Clock, *, hub: bool, max_message: int = 2**24) -> None:
         self.relations = _Relations(clock, hub=hub, name="program", max_message=max_message, admission=None)
-        self.relations.node._random = Random(int(hub)).randbytes
-        self.relations.node.id = Random(int(hub)).randbytes(16)
         self.relations.node.start()
 
     def protocol(self, *, dialler: bool) -> StreamProtocol:

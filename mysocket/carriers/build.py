@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -15,6 +16,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mysocket.carriers.addresses import host_port_text
 from mysocket.carriers.admission import is_loopback
 from mysocket.carriers.datagram import READ_SIZE
 from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable
@@ -126,7 +128,7 @@ async def _listen_one(
                 return await _listen_one(reactor, port, "0.0.0.0", factory, optional=False)
             if optional:
                 return None
-        raise _cannot_listen(problem, f"{address}:{port}") from None
+        raise _cannot_listen(problem, host_port_text(address, port)) from None
 
 
 def port_number(port: IListeningPort) -> int:
@@ -173,8 +175,9 @@ def connect_error(problem: BaseException | None, peer: str) -> MySocketError:
         return UnknownHost("the look-up found no address", host=peer.rpartition(":")[0] or peer)
     if isinstance(problem, error.TimeoutError):
         return Unreachable(f"no answer within {CONNECT_TIME} s", peer=peer)
-    text = getattr(problem, "osError", None) or problem
-    return Unreachable(getattr(text, "strerror", None) or str(text) or type(problem).__name__, peer=peer)
+    number = getattr(problem, "osError", None)
+    text = os.strerror(number) if isinstance(number, int) else str(problem)
+    return Unreachable(text or type(problem).__name__, peer=peer)
 
 
 def endpoint_host(text: str) -> str | None:
@@ -199,7 +202,7 @@ def listen_datagrams(
                 return listen_datagrams(reactor, port, "0.0.0.0", protocol, optional=False)
             if optional:
                 return None
-        raise _cannot_listen(problem, f"{address}:{port}") from None
+        raise _cannot_listen(problem, host_port_text(address, port)) from None
 
 
 def _no_such_address(problem: error.CannotListenError, address: str) -> bool:

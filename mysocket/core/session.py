@@ -93,7 +93,10 @@ class Session:
         self._output: list[Bytes] = []
         self._greeted = False
         self._handshake_until = now + HANDSHAKE_TIME
-        self._sent = self._heard = now
+        #: When something was heard last, in seconds, and whether the session ended because nothing was.
+        self.heard = now
+        self.fell_silent = False
+        self._sent = now
         self._challenged_until: float | None = None
         self._ping: tuple[int, float] = (0, 0.0)
         self._asked = False  # our ATTACH waits for RESUME
@@ -175,7 +178,7 @@ class Session:
         """The events that ``data`` brings, in order; :class:`Broken` is the last if it brings an error."""
         if self.is_over:
             return []
-        self._heard, self._challenged_until = now, None
+        self.heard, self._challenged_until = now, None
         frames: list[Frame] = []
         error: MySocketError | None = None
         try:
@@ -235,6 +238,7 @@ class Session:
         self.is_open = self._greeted and self.peer is not None
 
     def _break(self, error: MySocketError) -> Broken:
+        self.fell_silent = isinstance(error, Silent)
         # A peer which is no MySocket hears no frame; what it hears is the carrier's business.
         if self.peer is not None or isinstance(error, VersionMismatch):
             version = isinstance(error, VersionMismatch)
@@ -249,7 +253,7 @@ class Session:
         """When :meth:`tick` is due next."""
         if not self.is_open:
             return self._handshake_until
-        regular = min(self._sent + self.heartbeat.interval, self._heard + self.heartbeat.dead)
+        regular = min(self._sent + self.heartbeat.interval, self.heard + self.heartbeat.dead)
         return regular if self._challenged_until is None else min(regular, self._challenged_until)
 
     def tick(self, now: float) -> list[Event]:
@@ -261,13 +265,13 @@ class Session:
                 self.is_over = True
                 return [Broken(Silent(seconds=HANDSHAKE_TIME))]
             return []
-        silent = now - self._heard
+        silent = now - self.heard
         if self._challenged_until is not None and now >= self._challenged_until:
             return [self._break(Silent(seconds=silent))]
         if silent >= self.heartbeat.dead:
             if silent >= self.heartbeat.dead + self.heartbeat.interval:
                 # This process itself slept (SIGSTOP, a suspended machine): what the peer said meanwhile may wait to be read.
-                self._heard = now - self.heartbeat.dead + min(1.0, self.heartbeat.interval)
+                self.heard = now - self.heartbeat.dead + min(1.0, self.heartbeat.interval)
                 return []
             return [self._break(Silent(seconds=silent))]
         if now - self._sent >= self.heartbeat.interval:

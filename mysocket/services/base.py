@@ -60,8 +60,8 @@ class EndpointService(Service):
         """Every peer that was ever linked."""
         raise NotImplementedError
 
-    def linked(self) -> bool:
-        """Is somebody there?"""
+    def alone_since(self) -> float | None:
+        """Since when nobody is there, in seconds; None while somebody is."""
         raise NotImplementedError
 
     def missing(self) -> bool:

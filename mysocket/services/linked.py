@@ -16,9 +16,10 @@ from mysocket.carriers.stream import StreamFactory
 from mysocket.core.batch import count
 from mysocket.core.ending import Own, PeerFacts, Policy
 from mysocket.core.session import Heartbeat
-from mysocket.core.wire import Input
+from mysocket.core.wire import Input, Reason
 from mysocket.ends.progress import Progress, ProgressLine
 from mysocket.ends.stdio import Ends
+from mysocket.errors import OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import Settings
@@ -78,8 +79,8 @@ class LinkService(EndpointService):
     def peers(self) -> Iterable[PeerFacts]:
         return self.node
 
-    def linked(self) -> bool:
-        return self.node.linked
+    def alone_since(self) -> float | None:
+        return self.node.alone_since
 
     def missing(self) -> bool:
         return self.node.missing
@@ -128,7 +129,8 @@ class LinkService(EndpointService):
     def say_goodbye(self, why: str) -> Deferred[None]:
         if self._progress is not None:
             self._progress.stop()
-        self.node.leave(why)
+        failed = isinstance(self.watch.error, OutputClosed | OutputFailed)
+        self.node.leave(why, Reason.OUTPUT if failed else Reason.LEFT)
         return self.node.when_closed().addCallback(self._stop_dialling)
 
     def _stop_dialling(self, _: None) -> None:

@@ -55,7 +55,7 @@ class RawDatagramService(EndpointService):
         self._partial_size = 0
         self._call: IDelayedCall | None = None
         self._log = RateLimitedLog(voice.tell, reactor)
-        self._looked_up = False
+        self._heard: float = reactor.seconds()
         self._stopped = False
 
     # Subject of the watch -------------------------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ class RawDatagramService(EndpointService):
     def peers(self) -> Iterable[PeerFacts]:
         return (PeerFacts(Input.FINITE, Progress.OPEN),) if self._sockets else ()
 
-    def linked(self) -> bool:
+    def alone_since(self) -> float | None:
         # Without input of our own, silence is all there is to notice that nobody is there.
-        return self._target is not None and self.ends.input is not Input.NONE
+        return None if self._target is not None and self.ends.input is not Input.NONE else self._heard
 
     # Starting -------------------------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class RawDatagramService(EndpointService):
         if self._target is None and self.settings.peer is None:
             # Listening only: the own input goes to whoever spoke first.
             self._aim((host, address[1]))
-        self.watch.heard()
+        self._heard = self.reactor.seconds()
         if self._origin is None:
             return
         self._origin.peer_text = text

@@ -47,6 +47,7 @@ class RawStreamService(EndpointService):
         self._carrier: RawProtocol | None = None
         self._judging: list[RawProtocol] = []  # connections whose addresses are being looked up
         self._next: deque[RawProtocol] = deque()  # connections that wait for the one before to end (-k)
+        self._alone_since: float = reactor.seconds()
         self._began = False  # a byte has passed: no more dialling
         self._peer_ended = False
         self._shut = False
@@ -77,8 +78,8 @@ class RawStreamService(EndpointService):
         ended = self._peer_ended and (self._origin is None or not self._origin.waiting)
         return (PeerFacts(Input.FINITE, Progress.DONE if ended else Progress.OPEN),)
 
-    def linked(self) -> bool:
-        return self._carrier is not None or self._peer_ended
+    def alone_since(self) -> float | None:
+        return None if self._carrier is not None or self._peer_ended else self._alone_since
 
     # Starting -------------------------------------------------------------------------------------------------------------------
 
@@ -217,6 +218,7 @@ class RawStreamService(EndpointService):
         if carrier is not self._carrier:
             return
         self._carrier, self._paused = None, False
+        self._alone_since = self.reactor.seconds()
         self._goodbye_heard()
         if self._closing is not None:
             return

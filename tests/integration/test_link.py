@@ -38,6 +38,7 @@ from tests.support.processes import (
     free_port,
     mysocket,
     pair,
+    read_some,
     wait_until,
 )
 
@@ -278,7 +279,7 @@ def test_recv_only_never_touches_stdin() -> None:
         os.write(write, b"untouched")
         with pair(["--recv-only"], first_is={"stdin": read}, second_is={"stdin": b"a line\n"}) as (receiver, sender):
             both_end_well(receiver, sender)
-        assert os.read(read, 100) == b"untouched"
+        assert read_some(read, 100) == b"untouched"
     finally:
         os.close(read)
         os.close(write)
@@ -315,8 +316,10 @@ def test_a_reader_that_has_gone_ends_the_receiver_with_1_and_a_sentence() -> Non
     with one_way(stdout=write) as (sender, receiver):
         os.close(write)
         sender.write(b"first\n")
-        assert os.read(read, 6) == b"first\n"
-        os.close(read)  # as `head -1` does
+        try:
+            assert read_some(read, 6) == b"first\n"
+        finally:
+            os.close(read)  # as `head -1` does
         sender.write(b"second\n" * 100_000)
         receiver.wait_status(1)
         assert re.search(r"mysocket: .*(output|stdout|reader)", receiver.stderr_text), receiver.report()
@@ -330,15 +333,16 @@ def test_a_slow_reader_loses_nothing_and_holds_the_sender_back() -> None:
         os.close(write)
         sender.wait_line(LINKED)
         digest, total = hashlib.sha256(), 0
-        with open(read, "rb") as output:
-            digest.update(first := output.read(1))
+        try:
             with pytest.raises(AssertionError, match="has not read its input"):
                 sender.wait_input_taken(2)  # 40 MB do not fit into the windows: the input waits
-            while data := output.read(1 << 20):
+            while data := read_some(read, 1 << 20):
                 digest.update(data)
                 total += len(data)
+        finally:
+            os.close(read)
         both_end_well(sender, receiver)
-        assert total + len(first) == len(payload)
+        assert total == len(payload)
         assert digest.digest() == hashlib.sha256(payload).digest()
 
 
@@ -349,7 +353,7 @@ def test_descriptors_it_shares_with_others_stay_blocking(how: str) -> None:
     try:
         with one_way(stdin=in_read, stdout=out_write) as (sender, receiver):
             os.write(in_write, b"a line\n")
-            assert os.read(out_read, 100) == b"a line\n"
+            assert read_some(out_read, 100) == b"a line\n"
             if how == "is killed":
                 sender.kill()
                 receiver.kill()
@@ -464,7 +468,8 @@ def test_a_receiver_killed_for_good_gives_3_and_names_what_was_not_delivered() -
         sender.close_stdin()
         sender.wait_status(3)
         assert re.search(UNDELIVERED, sender.stderr_text), sender.report()
-        assert re.search(r"\b2\b.*(message|line)", sender.stderr_text), sender.report()
+        # What was written may have been killed before it was acknowledged.
+        assert re.search(r"\b[23]\b messages", sender.stderr_text), sender.report()
 
 
 def test_a_killed_sender_never_gives_the_receiver_a_0() -> None:

@@ -13,6 +13,7 @@ import os
 import queue
 import random
 import re
+import select
 import shlex
 import signal
 import socket
@@ -62,6 +63,13 @@ def wait_until(condition: Callable[[], T | None], what: str, timeout: float = TI
                 f"{what}, waited {'to their end' if over else f'{timeout:g} s'}\n" + "\n".join(p.report() for p in programs)
             )
         time.sleep(0.01)
+
+
+def read_some(descriptor: int, size: int = 65536, timeout: float = TIMEOUT) -> bytes:
+    """Read once from a pipe that the test holds; b"" at its end. Unlike a plain os.read it does not wait for ever."""
+    if not select.select([descriptor], [], [], timeout)[0]:
+        raise AssertionError(f"nothing to read within {timeout:g} s")
+    return os.read(descriptor, size)
 
 
 _handed_out: set[int] = set()
