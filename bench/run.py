@@ -47,7 +47,7 @@ class Process:
 
     def __init__(self, argv: Sequence[str], stdin: int | IO[bytes], stdout: int | IO[bytes]) -> None:
         self.argv = list(argv)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._stderr = tempfile.TemporaryFile()  # closed by `close`
         self._process = subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=self._stderr, cwd=ROOT, env=environment())
 
     @property

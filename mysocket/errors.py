@@ -77,6 +77,8 @@ class MessageTooLong(MySocketError):
     """A message at position {position} is larger than --max-message ({limit} bytes), and it is needed whole here. Give a larger
     --max-message, or --output or a pipe without --json."""
 
+    status = MISSING
+
 
 class StateLoss(MySocketError):
     """{text}. Data is missing or state was lost on one side; stopped, so that nothing is passed over in silence."""
