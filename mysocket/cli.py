@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from mysocket.commandline import parse_command_line
 from mysocket.errors import INTERRUPTED, CannotOpen, MySocketError
-from mysocket.options import Settings, parse_command_line
+from mysocket.options import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

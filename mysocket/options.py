@@ -1,23 +1,22 @@
-"""The one table of options, as data, and what a command line means.
+"""The one table of options, as data, and what its values together mean.
 
-`OPTIONS` is rendered to argparse for the console script (`parse_command_line`) and to `usage.Options` for twistd (tap.py).
-Three functions keep the two alike: `spell_out` brings every command line into one spelling before either of them sees it,
-`Option.read` reads every value, and `settings` judges the whole. All raise UsageError with the sentence the user reads.
+`OPTIONS` is rendered to argparse for the console script (commandline.py) and to `usage.Options` for twistd (tap.py). What keeps
+the two alike: `commandline.spell_out` brings every command line into one spelling before either of them sees it, `Option.read`
+reads every value, and `settings` judges the whole. All raise UsageError with the sentence the user reads.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Literal
 
-from mysocket._version import __version__
-from mysocket.errors import USAGE, UsageError
+from mysocket.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    pass
 
 Kind = Literal["flag", "value", "repeat"]
 FLAG: Kind = "flag"
@@ -167,9 +166,6 @@ EXCLUSIVE = (
     ("send-only", "output", "nothing is received that could be written to a file"),
 )
 
-_LONG = {name: option for option in OPTIONS for name in (option.long, *option.aliases)}
-_SHORT = {option.short: option for option in OPTIONS if option.short}
-
 # Prefixes of Twisted's own endpoint strings, and of Tor's.
 _ENDPOINTS = frozenset({"tcp", "tcp6", "ssl", "tls", "unix", "haproxy", "systemd", "onion", "tor"})
 
@@ -315,121 +311,3 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
     if peer is not None and peer not in endpoints:
         peer = _peer(peer)
     return Settings(**{**fields, "port": port, "peer": peer, "cut": cut})
-
-
-def spell_out(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line in one spelling: every option as ``--long`` or ``--long=value``, and apart from them the positionals.
-
-    Options may follow positionals, up to ``--``. The next word is the value of an option only if it does not look like an
-    option itself; ``--long=-value`` passes any. Long options are never abbreviated, so that a new one cannot change old scripts.
-    """
-    options: list[str] = []
-    positionals: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == "--":
-            positionals.extend(words)
-        elif word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            option = _LONG.get(name)
-            if option is None:
-                raise UsageError(_unknown(f"--{name}"))
-            if option.kind == FLAG and equals:
-                raise UsageError(f"--{name} takes no value")
-            options.append(_spelled(option, value if equals else None, words))
-        elif word.startswith("-") and word != "-":
-            letters = word[1:]
-            while letters:
-                option, letters = _SHORT.get(letters[0]), letters[1:]
-                if option is None:
-                    raise UsageError(_unknown(f"-{word[len(word) - len(letters) - 1]}"))
-                if option.kind == FLAG:
-                    options.append(_spelled(option, None, words))
-                else:
-                    options.append(_spelled(option, letters or None, words))
-                    letters = ""
-        else:
-            positionals.append(word)
-        if options and options[-1][2:] in ANSWERS:
-            return options[-1:], []
-    return options, positionals
-
-
-def _spelled(option: Option, value: str | None, words: Iterator[str]) -> str:
-    if option.kind == FLAG:
-        return f"--{option.long}"
-    if value is None:
-        value = next(words, "-")
-        if value.startswith("-"):
-            raise UsageError(f"--{option.long} needs a value: --{option.long} {option.metavar}")
-    return f"--{option.long}={value}"
-
-
-def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    if name in ("-l", "--listen"):
-        hint = "; to listen: -p PORT"
-    else:
-        begun = [long for long in _LONG if len(name) > 3 and long.startswith(name[2:])]
-        near = begun or get_close_matches(name[2:], _LONG, n=1)
-        hint = f"; did you mean --{near[0]}?" if near else "; mysocket --help lists them all"
-    return f"unknown option {name}{hint}"
-
-
-EPILOG = """\
-Sizes are bytes, or 64k, 1M, 2G; times are seconds, or 500ms, 5s, 2m, 1h.
-Short options may be bundled (-kv); long ones cannot be abbreviated.
-
-Examples:
-  mysocket 9000 hostb 9001
-        talk; on hostb: mysocket 9001 hosta 9000
-  mysocket --peer hub:9001 < report.csv && rm report.csv
-        remove the file only when the other side has it
-  mysocket -p 9001 --allow 10.0.0.0/8 -k --output all.log
-        collect from many senders
-  mysocket --raw -u -p 5140 --allow 192.0.2.0/24 -k
-        show the datagrams of a device
-
-Exit status 0 means: everything given here has been acknowledged by the peer.
-"""
-
-
-def _argument_parser() -> ArgumentParser:
-    from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-
-    class Parser(ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise UsageError(message)
-
-    parser = Parser(
-        prog="mysocket",
-        usage=f"{CLASSIC}\n       mysocket [options] -p PORT --peer HOST:PORT\n       {DIAL}\n       {LISTEN}",
-        description="Netcat for messages that must arrive: in order, exactly once, acknowledged.",
-        epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
-        argument_default=SUPPRESS,
-    )
-    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
-    for option in OPTIONS:
-        names = [f"-{option.short}"] if option.short else []
-        names += [f"--{name}" for name in (option.long, *option.aliases)]
-        how: dict[str, Any] = {"action": "store_true"}
-        if option.long in ANSWERS:
-            how = {"action": option.long} | ({"version": f"mysocket {__version__}"} if option.long == "version" else {})
-        elif option.kind != FLAG:
-            how = {"action": "append" if option.kind == REPEAT else "store", "type": option.read, "metavar": option.metavar}
-        groups[option.group].add_argument(*names, dest=option.long, help=option.help, **how)
-    return parser
-
-
-def parse_command_line(argv: Sequence[str]) -> Settings:
-    """The Settings of the console script's arguments. Anything wrong leaves the program: status 2, ``mysocket: …`` on stderr."""
-    parser = _argument_parser()
-    try:
-        options, positionals = spell_out(argv)
-        return settings(vars(parser.parse_args(options)), positionals)
-    except UsageError as error:
-        parser.exit(USAGE, f"mysocket: {error}\n")

@@ -10,8 +10,9 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from mysocket._version import __version__
+from mysocket.commandline import spell_out
 from mysocket.errors import UsageError
-from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option, Settings, settings, spell_out
+from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option, Settings, settings
 
 
 class Options(usage.Options):

@@ -15,6 +15,7 @@ import mysocket
 from mysocket import errors
 from mysocket.core import wire
 from mysocket.core.batch import Batch, Flag, Kind, chain
+from mysocket.core.reader import FrameReader
 from mysocket.options import OPTIONS, Option
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +150,7 @@ def test_every_frame_type_has_example_bytes() -> None:
 
 def test_example_bytes_are_read_as_these_frames() -> None:
     frames: list[wire.Frame] = []
-    wire.FrameReader().feed(wire.MAGIC + b"".join(golden().values()), frames)
+    FrameReader().feed(wire.MAGIC + b"".join(golden().values()), frames)
     assert frames == list(GOLDEN.values())
 
 

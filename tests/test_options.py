@@ -14,17 +14,16 @@ from twisted.python import usage
 
 from mysocket import tap
 from mysocket._version import __version__
+from mysocket.commandline import parse_command_line, spell_out
 from mysocket.errors import UsageError
 from mysocket.options import (
     FLAG,
     OPTIONS,
     Settings,
     is_endpoint,
-    parse_command_line,
     parse_duration,
     parse_size,
     settings,
-    spell_out,
     split_host_port,
 )
 
@@ -267,7 +266,7 @@ def test_parsing_again_does_not_remember() -> None:
 
 
 def test_the_table_needs_no_twisted() -> None:
-    code = "import sys, mysocket.options as o; o.parse_command_line(['-p', '1']); print('twisted' in sys.modules)"
+    code = "import sys, mysocket.commandline as o; o.parse_command_line(['-p', '1']); print('twisted' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

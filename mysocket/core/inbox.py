@@ -117,8 +117,10 @@ class Inbox:
         self._owed = True
 
     def ack_due(self, window: int, now: float) -> float | None:
-        """When the next ACK is due: now or earlier, later, or None. The last of a stream does not wait, nor does a window that has
-        grown."""
+        """When the next ACK is due: now or earlier, later, or None.
+
+        The last of a stream does not wait, nor does a window that has grown.
+        """
         if self.session is None or self._said is not None:
             return None
         if self.committed + window - self._granted >= window // 4:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mysocket.core.batch import MAX_PAYLOAD, Batch, Bytes
+from mysocket.core.reader import FrameReader
 from mysocket.core.wire import (
     MAGIC,
     VERSIONS,
@@ -29,7 +30,6 @@ from mysocket.core.wire import (
     Attach,
     Bye,
     Frame,
-    FrameReader,
     Hello,
     Ping,
     Pong,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mysocket.core.batch import Batch, Kind, chain
+from mysocket.core.reader import FrameReader
 from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Heartbeat, Session, Silent
 from mysocket.core.wire import (
     MAGIC,
@@ -12,7 +13,6 @@ from mysocket.core.wire import (
     Attach,
     Bye,
     Frame,
-    FrameReader,
     Hello,
     Ping,
     Pong,

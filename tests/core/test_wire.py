@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mysocket.core.batch import MAX_PAYLOAD, Batch, Kind
+from mysocket.core.reader import FrameReader
 from mysocket.core.wire import (
     MAGIC,
     MAX_HELLO,
@@ -18,7 +19,6 @@ from mysocket.core.wire import (
     Attach,
     Bye,
     Frame,
-    FrameReader,
     Hello,
     Input,
     Ping,

@@ -62,9 +62,12 @@ def test_a_sender_that_never_hears_it_gives_up_with_3_and_the_receiver_has_every
 
 def test_a_lost_bye_does_not_matter() -> None:
     """The receiver's own last word is lost: the sender has its acknowledgement, and leaves with 0."""
-    with receiver_for() as receiver, CuttingProxy(receiver.listening_port(), lambda frame: isinstance(frame, Bye)) as proxy:
-        with mysocket("--peer", f"127.0.0.1:{proxy.port}", "--send-only", stdin=LINES) as sender:
-            acquaint(sender, receiver)
-            sender.wait_status(0)
-            receiver.wait_status(0)
-            assert receiver.stdout == LINES
+    with (
+        receiver_for() as receiver,
+        CuttingProxy(receiver.listening_port(), lambda frame: isinstance(frame, Bye)) as proxy,
+        mysocket("--peer", f"127.0.0.1:{proxy.port}", "--send-only", stdin=LINES) as sender,
+    ):
+        acquaint(sender, receiver)
+        sender.wait_status(0)
+        receiver.wait_status(0)
+        assert receiver.stdout == LINES

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from mysocket.core.wire import Frame, FrameReader
+from mysocket.core.reader import FrameReader
+from mysocket.core.wire import Frame
 
 
 class CuttingProxy:
