@@ -121,16 +121,21 @@ class Node:
     def changed(self, link: Link) -> None:
         self.missing = self.missing or link.receiving.broken
         if self.character.hub and not link.linked and link.hello.input is Input.NONE:
-            facts = link.facts()
-            if facts is not None and facts.progress is Progress.DONE and self.links.pop(link.key, None) is not None:
-                # It leaves nothing behind but that it was here.
-                self._finished = facts
+            self._forget(link)
         if self.linked:
             self.alone_since = None
         elif self.alone_since is None:
             self.alone_since = link.away_since
         self.gone()
         self._watcher.changed()
+
+    def _forget(self, link: Link) -> None:
+        """Of one who has gone a hub keeps nothing, if it never sent anything or has finished: then only that it was here."""
+        facts = link.facts()
+        if facts is None or facts.progress not in (Progress.DONE, Progress.EMPTY):
+            return
+        if self.links.pop(link.key, None) is not None and facts.progress is Progress.DONE:
+            self._finished = facts
 
     def tell(self, text: str) -> None:
         self._watcher.tell(text)

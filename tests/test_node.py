@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from mysocket.core.batch import Batch, Flag, Kind, LineCutter, Piece
 from mysocket.core.ending import Progress
 from mysocket.core.session import HANDSHAKE_TIME, Heartbeat
-from mysocket.core.wire import MAGIC, NONE, Ack, Attach, Bye, Hello, Input, Reason, Resume, Start, encode
+from mysocket.core.wire import MAGIC, NONE, Ack, Attach, Bye, Hello, Input, Ping, Reason, Resume, Start, encode
 from mysocket.errors import AnotherPeer, MessageTooLong, RefusedByPeer, StateLoss, VersionMismatch
 from tests.support.network import Connection, Person, Wire, run
 
@@ -494,6 +494,25 @@ def test_an_ack_for_what_was_never_sent_is_a_protocol_error(clock: Clock) -> Non
     stranger = linked_stranger(person)
     stranger.say(encode(Resume(person.link.sending.spool.stream, NONE, 0, 100)) + encode(Ack(3, 100)))
     assert person.link.sending.undelivered == 5 and is_closing(person)
+
+
+def test_a_peer_that_asks_and_never_reads_is_dropped(clock: Clock) -> None:
+    person = Person(clock, 1)
+    stranger = linked_stranger(person)
+    stranger.wire.drained = lambda: None  # type: ignore[method-assign]
+    pings = encode(Ping(1)) * 1000
+    for _ in range(100):
+        stranger.say(pings)
+    assert not stranger.wire.open and len(stranger.heard.incoming) < 2**20
+
+
+def test_a_hub_forgets_who_never_sent_anything(clock: Clock) -> None:
+    hub = Person(clock, 1, hub=True, input=Input.NONE)
+    shake_hands(Person(clock, 2), hub).cut()
+    connection = shake_hands(Person(clock, 3), hub)
+    connection.cut()
+    run(connection)
+    assert len(hub.node.links) == 1
 
 
 def test_text_from_a_peer_is_shown_on_one_line_and_escaped(clock: Clock) -> None:

@@ -25,6 +25,8 @@ READ_SIZE = 256 * 1024
 #: Seconds a connection that was told BYE may take to close its side. A close with unread data would send a reset, and the reset
 #: would overtake the BYE; so what still comes is read and thrown away.
 CLOSE_TIME = 2.0
+#: Bytes that wait behind a full socket, besides one batch, at most; then the connection is dropped.
+UNREAD_LIMIT = 256 * 1024
 #: Seconds in which a peer must be heard when somebody else says to be it.
 CHALLENGE_TIME = 5.0
 
@@ -66,6 +68,7 @@ class StreamProtocol(Protocol):
         self.connected_from: IAddress | None = None
         self._socket: socket.socket | None = None
         self._closing = False
+        self._unread = 0
         self._close_timer: IDelayedCall | None = None
 
     # Twisted calls these --------------------------------------------------------------------------------------------------------
@@ -99,6 +102,7 @@ class StreamProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         """The transport has nothing queued (it calls this once when the producer is registered, too)."""
+        self._unread = 0
         if not self.writable:
             self.writable = True
             if self.session.is_open:
@@ -177,6 +181,12 @@ class StreamProtocol(Protocol):
                 sent = 0
             parts = _rest(parts, sent)
             if not parts:
+                return
+        if not self.writable:
+            # Only acks and answers to pings come here; who causes more of them than this and reads none wants our memory.
+            self._unread += sum(map(len, parts))
+            if self._unread > UNREAD_LIMIT:
+                self.abort()
                 return
         self.writable = False
         # The transport joins what it queues, so views of other people's buffers do not outlive this call.

@@ -8,6 +8,8 @@ from mysocket.core.batch import Batch, Piece, chain
 
 #: Bytes that wait unacknowledged, at most; then the input is not read. As large as the window one receiver grants.
 CAPACITY = 8 * 1024 * 1024
+#: Bytes a batch takes besides its payload, about: what bounds a backlog of tiny messages.
+BATCH_COST = 400
 
 
 class MemorySpool:
@@ -29,7 +31,7 @@ class MemorySpool:
 
     @property
     def room(self) -> int:
-        return self._capacity - (self.end - self.retired)
+        return self._capacity - (self.end - self.retired) - BATCH_COST * len(self._order)
 
     def append(self, piece: Piece) -> Batch:
         batch = Batch(self.end, piece.kind, piece.flags, chain(piece.payload, self._chains[self.end]), piece.payload)
