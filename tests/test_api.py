@@ -101,7 +101,11 @@ async def test_messages_go_both_ways() -> None:
 async def test_finish_ends_the_iteration_of_the_other_side_and_no_more() -> None:
     async with linked() as (here, there):
         sent = gatherResults([here.send(b"one"), here.send(b"two"), here.finish()])
-        assert [message.payload async for message in there] == [b"one", b"two"]
+
+        async def iterate() -> list[bytes]:
+            return [message.payload async for message in there]
+
+        assert await soon(Deferred.fromCoroutine(iterate())) == [b"one", b"two"]
         await soon(sent)
         back = there.send(b"thank you")
         assert (await soon(here.receive())).payload == b"thank you"

@@ -33,7 +33,7 @@ class ProgressLine:
             self._shown = False
 
 
-class Progress:
+class ProgressDisplay:
     """Draws the line until it is stopped.
 
     :param delivered: gives the bytes that are acknowledged.

@@ -14,10 +14,10 @@ from twisted.internet.defer import Deferred
 from mysocket.carriers import build
 from mysocket.carriers.stream import StreamFactory
 from mysocket.core.batch import count
-from mysocket.core.ending import Own, PeerFacts, Policy
+from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
-from mysocket.ends.progress import Progress, ProgressLine
+from mysocket.ends.progress import ProgressDisplay, ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import OutputClosed, OutputFailed
 from mysocket.link import Link
@@ -62,7 +62,7 @@ class LinkService(EndpointService):
         self._own_link: Link | None = None
         self._dialler: Service | None = None
         self._progress_line = progress
-        self._progress: Progress | None = None
+        self._progress: ProgressDisplay | None = None
 
     def own(self) -> Own:
         if self.ends.input is Input.NONE:
@@ -105,10 +105,21 @@ class LinkService(EndpointService):
 
     def _got_link(self, link: Link) -> None:
         self._own_link = link
-        self.ends.start_input(link, failed=self.watch.fail, ended=self.watch.changed)
+        self.ends.start_input(link, failed=self.watch.fail, ended=self._input_ended)
         if self._progress_line is not None and self.ends.input is Input.FINITE:
             spool = link.sending.spool
-            self._progress = Progress(self.reactor, self._progress_line, lambda: spool.retired, self.ends.input_size)
+            self._progress = ProgressDisplay(self.reactor, self._progress_line, lambda: spool.retired, self.ends.input_size)
+
+    def _input_ended(self) -> None:
+        link = self._own_link
+        if self.ends.interactive and link is not None:
+            # A person who has said EXIT wants to know why the program does not leave.
+            if link.sending.undelivered and not link.linked:
+                waiting = f"{link.sending.undelivered} bytes are not delivered yet"
+                self.watch.tell(f"{waiting}: waiting for {self.settings.peer or 'the peer'}. Ctrl-C twice leaves without.")
+            elif any(peer.input is Input.FINITE and peer.progress is not Progress.DONE for peer in self.node):
+                self.watch.tell("waiting for the end of the peer's input. Ctrl-C leaves without.")
+        self.watch.changed()
 
     def name_undelivered(self) -> None:
         link = self._own_link

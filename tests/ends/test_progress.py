@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from mysocket.ends.progress import Progress, ProgressLine, size_text
+from mysocket.ends.progress import ProgressDisplay, ProgressLine, size_text
 
 
 def test_the_line_is_drawn_again_and_leaves_nothing_behind() -> None:
     clock, written = Clock(), []
     delivered = [0]
-    progress = Progress(clock, ProgressLine(written.append), lambda: delivered[0], 2_000_000)
+    progress = ProgressDisplay(clock, ProgressLine(written.append), lambda: delivered[0], 2_000_000)
     delivered[0] = 1_000_000
     clock.advance(0.5)
     assert written == ["\r\x1b[K1.0 MB of 2.0 MB (50 %) delivered, 2.0 MB/s"]
@@ -21,7 +21,7 @@ def test_the_line_is_drawn_again_and_leaves_nothing_behind() -> None:
 
 def test_a_pipe_has_no_total() -> None:
     clock = Clock()
-    progress = Progress(clock, ProgressLine(lambda text: None), lambda: 1500, None)
+    progress = ProgressDisplay(clock, ProgressLine(lambda text: None), lambda: 1500, None)
     clock.advance(1)
     assert progress.text() == "1.5 kB delivered, 1.5 kB/s"
     progress.stop()

@@ -859,3 +859,15 @@ def test_the_head_of_a_pipe_in_a_real_shell() -> None:
         receiver.wait_status(1)
         sender.wait_status(3)
         assert receiver.stdout == b"the head\n"
+
+
+def test_exit_with_something_undelivered_says_what_is_waited_for() -> None:
+    with at_terminal("-p", 0, "--peer", f"127.0.0.1:{free_port()}") as terminal:
+        terminal.wait_text(re.escape(BANNER))
+        terminal.type("for nobody yet\n")
+        terminal.type("EXIT\n")
+        terminal.wait_text("15 bytes are not delivered yet: waiting for 127.0.0.1")
+        terminal.type("\x03")
+        terminal.wait_text("Interrupt again")
+        terminal.type("\x03")
+        assert terminal.wait() == 130
