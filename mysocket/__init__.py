@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 from mysocket._version import __version__
 
 if TYPE_CHECKING:
-    from mysocket.api import Listener, Peer, connect, listen
+    from mysocket.api import Listener, connect, listen
     from mysocket.carriers.datagram import RawDatagramProtocol
     from mysocket.carriers.raw import RawFactory, RawProtocol
     from mysocket.carriers.stream import StreamFactory, StreamProtocol
     from mysocket.core.batch import Message
     from mysocket.core.session import Session
     from mysocket.errors import MySocketError
+    from mysocket.peer import Peer
 
 _PLACES = {
     "Listener": "mysocket.api",
     "Message": "mysocket.core.batch",
     "MySocketError": "mysocket.errors",
-    "Peer": "mysocket.api",
+    "Peer": "mysocket.peer",
     "RawDatagramProtocol": "mysocket.carriers.datagram",
     "RawFactory": "mysocket.carriers.raw",
     "RawProtocol": "mysocket.carriers.raw",

@@ -10,11 +10,11 @@ import os
 import random
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -22,193 +22,19 @@ from mysocket.carriers import build
 from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.carriers.stream import StreamFactory
-from mysocket.core.batch import MAX_PAYLOAD, Batch, Flag, Kind, Message, Piece, split
-from mysocket.core.ending import Progress
+from mysocket.core.batch import Batch, split
 from mysocket.core.wire import Input
 from mysocket.ends.sink import Origin
-from mysocket.errors import BrokenOff, LocalProtocolError, MySocketError, PeerClosed, UsageError
+from mysocket.errors import MySocketError, PeerClosed, UsageError
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import is_endpoint, split_host_port
+from mysocket.peer import Peer
 
 #: The largest message in bytes that is put together, unless said otherwise.
 MAX_MESSAGE = 16 * 1024 * 1024
 
 _log = Logger("mysocket")
-
-
-class Peer:
-    """The relation to one other node. It outlives connections: when one is lost, another is made or waited for.
-
-    Made by :func:`connect` and :meth:`Listener.accept`.
-    """
-
-    def __init__(self, link: Link, node: Node, close: Callable[[], Deferred[None]]) -> None:
-        self._link = link
-        self._node = node
-        self._close = close
-        self._unsent: deque[tuple[list[Piece], Deferred[None]]] = deque()
-        self._sent: deque[tuple[int, Deferred[None]]] = deque()
-        self._blocks: deque[tuple[deque[Message], int]] = deque()  # messages of each batch, and where it ends
-        self._readers: deque[Deferred[Message]] = deque()
-        self._error: MySocketError | None = None
-        self._finishing = False
-        self._linked: Deferred[Peer] | None = None
-        link.sending.on_room = self._flush
-        link.sending.on_acknowledged = self._acknowledged
-
-    @property
-    def name(self) -> str:
-        """The peer's name and address, for people."""
-        return self._link.peer_text
-
-    @property
-    def is_linked(self) -> bool:
-        """Is a connection up at this moment?"""
-        return self._link.linked
-
-    @property
-    def unacknowledged(self) -> int:
-        """Bytes that were given to :meth:`send` and are not acknowledged."""
-        waiting = sum(len(piece.payload) for pieces, _ in self._unsent for piece in pieces)
-        return self._link.sending.undelivered + waiting
-
-    def send(self, message: bytes) -> Deferred[None]:
-        """Send one message of any bytes and any length.
-
-        :return: fires when the peer has acknowledged it: a program has taken it, or a command has written it. Fails with the
-            :class:`~mysocket.errors.MySocketError` that ends the relation. Waiting for it bounds what is held in memory.
-        """
-        if self._error is not None:
-            return fail(self._error)
-        if self._finishing:
-            raise LocalProtocolError("send() after finish()")
-        done: Deferred[None] = Deferred()
-        self._unsent.append((_pieces(message), done))
-        self._flush()
-        return done
-
-    def receive(self) -> Deferred[Message]:
-        """The next message. It counts as received when this fires, and is acknowledged with the last message of its batch; what
-        a program sends is a batch of its own.
-
-        :return: fails with :class:`~mysocket.errors.PeerClosed` when the peer has finished and nothing is left, with
-            :class:`~mysocket.errors.BrokenOff` when it left without finishing, or with the error that ends the relation.
-        """
-        reader: Deferred[Message] = Deferred(self._forget_reader)
-        self._readers.append(reader)
-        self._deliver()
-        return reader
-
-    def __aiter__(self) -> Peer:
-        return self
-
-    async def __anext__(self) -> Message:
-        try:
-            return await self.receive()
-        except PeerClosed:
-            raise StopAsyncIteration from None
-
-    def finish(self) -> Deferred[None]:
-        """Say that nothing more will be sent; :meth:`receive` goes on.
-
-        :return: fires when all that was sent is acknowledged; fails as :meth:`send` does.
-        """
-        if self._error is not None:
-            return fail(self._error)
-        self._finishing = True
-        done: Deferred[None] = Deferred()
-        self._unsent.append(([], done))
-        self._flush()
-        return done
-
-    def close(self) -> Deferred[None]:
-        """Leave. What is not acknowledged is given up; wait for :meth:`send` or :meth:`finish` first to give up nothing."""
-        return self._close()
-
-    # What happens ---------------------------------------------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        while self._unsent and self._link.room > 0:
-            pieces, done = self._unsent.popleft()
-            if pieces:
-                self._sent.append((self._link.accept(pieces), done))
-            else:
-                self._link.end_input()
-                self._sent.append((self._link.sending.spool.end, done))
-        self._acknowledged(self._link.sending.spool.retired)
-
-    def _acknowledged(self, position: int) -> None:
-        while self._sent and self._sent[0][0] <= position:
-            self._sent.popleft()[1].callback(None)
-
-    def _take(self, block: Batch, messages: Sequence[Message]) -> None:
-        # Acknowledged are whole batches: with the last message of each, and an end mark with what is before it.
-        self._blocks.append((deque(messages), block.end))
-        self._deliver()
-
-    def _deliver(self) -> None:
-        while self._blocks:
-            messages, end = self._blocks[0]
-            if messages and not self._readers:
-                return
-            reader = self._readers.popleft() if messages else None
-            message = messages.popleft() if messages else None
-            if not messages:
-                self._blocks.popleft()
-                self._link.written(end)
-            if reader is not None and message is not None:
-                reader.callback(message)
-        self._check_end()
-
-    def _check_end(self) -> None:
-        facts = self._link.facts()
-        error = self._error
-        if error is None and facts is not None:
-            if facts.progress is Progress.DONE:
-                error = PeerClosed(peer=self._link.peer_text)
-            elif facts.progress is Progress.BROKEN:
-                error = BrokenOff(peer=self._link.peer_text)
-        if error is None or self._blocks:
-            return
-        readers, self._readers = self._readers, deque()
-        for reader in readers:
-            reader.errback(error)
-
-    def _forget_reader(self, reader: Deferred[Message]) -> None:
-        if reader in self._readers:
-            self._readers.remove(reader)
-
-    def _changed(self) -> None:
-        if self._linked is not None and self._link.linked:
-            linked, self._linked = self._linked, None
-            linked.callback(self)
-        self._check_end()
-
-    def _fail(self, error: MySocketError) -> None:
-        if self._error is not None:
-            return
-        self._error = error
-        waiting = [done for _, done in self._sent] + [done for _, done in self._unsent]
-        self._sent.clear()
-        self._unsent.clear()
-        for done in waiting:
-            done.errback(error)
-        if self._linked is not None:
-            linked, self._linked = self._linked, None
-            linked.errback(error)
-        self._check_end()
-
-    def _give_up(self) -> None:
-        # Deferred.cancel() itself fails who waits.
-        self._linked = None
-        self._close()
-
-    def _when_linked(self) -> Deferred[Peer]:
-        if self._link.linked:
-            return succeed(self)
-        self._linked = Deferred(lambda _: self._give_up())
-        return self._linked
 
 
 class Listener:
@@ -265,15 +91,16 @@ class _Relations:
         self.node = Node(character, clock=reactor, random_bytes=os.urandom, sink=self, watcher=self, admission=admission)
         self.node.on_link = self._got_link
         self.node.on_failure = self._link_failed
+        self.node.on_change = self._link_changed
 
     def _got_link(self, link: Link) -> None:
-        peer = Peer(link, self.node, lambda: self._close_peer(link))
+        peer = Peer(link, lambda: self._close_peer(link))
         self.peers[link] = peer
         self.on_peer(peer)
 
     def _link_failed(self, link: Link, error: MySocketError) -> None:
         if link in self.peers:
-            self.peers[link]._fail(error)
+            self.peers[link].fail(error)
             # An error ends the relation: nothing is to be gained by linking again.
             self._close_peer(link)
 
@@ -281,16 +108,19 @@ class _Relations:
 
     def write(self, block: Batch, origin: Origin) -> None:
         """Hand the messages of a block to the peer they came from."""
-        self.peers[origin]._take(block, list(split(block, self._max_message)))
+        self.peers[origin].take(block, list(split(block, self._max_message)))
 
     # Watcher
 
     def changed(self) -> None:
-        for peer in list(self.peers.values()):
-            peer._changed()
-        for link, closed in list(self._closing.items()):
-            if not link.connections and self.peers.pop(link, None) is not None:
-                closed.callback(None)
+        """Nothing here depends on all the links together."""
+
+    def _link_changed(self, link: Link) -> None:
+        if link in self.peers:
+            self.peers[link].changed()
+        closed = self._closing.get(link)
+        if closed is not None and not link.connections and self.peers.pop(link, None) is not None:
+            closed.callback(None)
 
     def tell(self, text: str) -> None:
         _log.info("{text}", text=text)
@@ -301,7 +131,7 @@ class _Relations:
 
     def fail(self, error: MySocketError) -> None:
         for peer in list(self.peers.values()):
-            peer._fail(error)
+            peer.fail(error)
         if not self.node.character.hub:
             self.close()
 
@@ -312,9 +142,9 @@ class _Relations:
         if link not in self._closing:
             self._closing[link] = Deferred()
             self.node.dismiss(link, "it was closed")
-            peer._fail(PeerClosed(peer="this side"))
+            peer.fail(PeerClosed(peer="this side"))
         closed = self._closing[link]
-        self.changed()
+        self._link_changed(link)
         return closed
 
     def close(self) -> Deferred[None]:
@@ -332,7 +162,7 @@ class _Relations:
         if self.dialler is not None:
             self.dialler.stopService()
         for peer in list(self.peers.values()):
-            peer._fail(PeerClosed(peer="this side"))
+            peer.fail(PeerClosed(peer="this side"))
         closed.callback(None)
 
 
@@ -366,7 +196,7 @@ def connect(
     )
     relations.dialler.startService()
     [found] = relations.peers.values()
-    return found._when_linked()
+    return found.when_linked()
 
 
 def listen(
@@ -406,12 +236,3 @@ def listen(
         return listener
 
     return Deferred.fromCoroutine(start())
-
-
-def _pieces(message: bytes) -> list[Piece]:
-    """One message as pieces: as a line if it holds no newline, so that the other side may show it as one."""
-    kind = Kind.BLOB
-    if b"\n" not in message:
-        kind, message = Kind.LINES, message + b"\n"
-    parts = [message[at : at + MAX_PAYLOAD] for at in range(0, len(message), MAX_PAYLOAD)]
-    return [Piece(kind, Flag.MORE, part) for part in parts[:-1]] + [Piece(kind, 0, parts[-1])]

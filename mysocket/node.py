@@ -83,6 +83,8 @@ class Node:
         self.links: dict[bytes, Link] = {}
         #: Called with each link that has an input, when it is made.
         self.on_link: Callable[[Link], None] = lambda link: None
+        #: Called with each link on which something has happened that leaving may depend on.
+        self.on_change: Callable[[Link], None] = lambda link: None
         #: Called with a link that cannot go on, and why.
         self.on_failure: Callable[[Link, MySocketError], None] = lambda link, error: None
         #: Nobody is linked since then, in seconds; None while somebody is.
@@ -127,6 +129,7 @@ class Node:
         elif self.alone_since is None:
             self.alone_since = link.away_since
         self.gone()
+        self.on_change(link)
         self._watcher.changed()
 
     def _forget(self, link: Link) -> None:

@@ -19,11 +19,12 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from mysocket.api import Listener, Peer, _Relations, connect, listen
+from mysocket.api import Listener, _Relations, connect, listen
 from mysocket.carriers.stream import StreamProtocol
 from mysocket.core.batch import LineCutter, Message
 from mysocket.core.wire import MAGIC, Bye, Frame, Hello, Reason, encode
 from mysocket.errors import MySocketError, PeerClosed, PortTaken, RefusedByPeer, UsageError, VersionMismatch
+from mysocket.peer import Peer
 from tests.support.network import Connection, Person, run
 
 reactor: Any = installed

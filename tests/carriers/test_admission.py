@@ -90,7 +90,9 @@ def test_an_address_without_its_scope_and_its_mapping(text: str, plain: str | No
     assert (str(plain_address(text)) if plain else plain_address(text)) == plain
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "::1%lo", "localhost", "LocalHost", "localhost.", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.9.8.7", "::1", "::1%lo", "localhost", "LocalHost", "localhost.", "::ffff:127.0.0.1"]
+)
 def test_what_is_written_as_this_machine(host: str) -> None:
     assert is_loopback(host)
 
