@@ -17,8 +17,8 @@ from mysocket.link import Link
 class Peer:
     """The relation to one other node. It outlives connections: when one is lost, another is made or waited for.
 
-    Made by :func:`~mysocket.api.connect` and :meth:`~mysocket.api.Listener.accept`. ``take``, ``changed``, ``fail`` and ``when_linked`` are for
-    :mod:`mysocket.api`.
+    Made by :func:`~mysocket.api.connect` and :meth:`~mysocket.api.Listener.accept`. ``take``, ``changed``, ``fail`` and
+    ``when_linked`` are for :mod:`mysocket.api`.
     """
 
     def __init__(self, link: Link, close: Callable[[], Deferred[None]]) -> None:
