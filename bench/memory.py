@@ -83,16 +83,17 @@ def _read_slowly(
         for key, _ in readers.select(0.05):
             name = key.data
             allowed = min(due - (total[name] - left[name]), left[name])
-            while allowed > 0 and select_now(readers, key):
+            if allowed > 0:
                 piece = os.read(key.fd, min(65536, allowed))
                 if not piece:
                     raise BenchError(f"{name}: ended {left[name]} bytes early: {pairs[name][1].said()}")
                 left[name] -= len(piece)
-                allowed -= len(piece)
         if left != last:
             last, moved = dict(left), now
         elif now - moved > STALLED:
             raise BenchError(f"nothing came through for {STALLED} s; bytes left: {left}")
+        else:
+            time.sleep(0.002)  # nobody is behind the pace
         if now >= next_sample:
             next_sample = now + 1
             for name, (sender, receiver) in pairs.items():
@@ -102,12 +103,6 @@ def _read_slowly(
             done = 100 - 100 * sum(left.values()) // sum(total.values())
             if len(next(iter(samples.values()))["sender"].resident) % 10 == 1:
                 progress(f"memory: {done} % read; " + ", ".join(_now(name, sides) for name, sides in samples.items()))
-        time.sleep(0.005)
-
-
-def select_now(readers: selectors.BaseSelector, key: selectors.SelectorKey) -> bool:
-    """True if this one has something to read at this moment."""
-    return any(other.fd == key.fd for other, _ in readers.select(0))
 
 
 def _now(name: str, sides: dict[str, Samples]) -> str:
