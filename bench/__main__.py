@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -112,6 +114,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(PARTS), help="measure only this; may be given again")
     parser.add_argument("--quick", action="store_true", help="less data, fewer rounds")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that files and processes are cleaned up
     amounts = QUICK if options.quick else FULL
     each = tools()
     names = [US, *(tool.name for tool in PEERS)]

@@ -392,6 +392,8 @@ def test_what_was_sent_before_a_connection_stands_is_delivered() -> None:
 def test_more_than_there_is_room_for_waits_its_turn(pair: Pair) -> None:
     messages = [bytes([number]) * 2**20 for number in range(20)]
     done = [pair.dialler.peer.send(message) for message in messages]
+    # It waits in the peer, not in the link, which holds a window and a message at most.
+    assert -(2**20) <= pair.dialler.peer._link.room <= 0 and pair.dialler.peer.unacknowledged >= 20 * 2**20
     found = collect(pair.listener.peer, len(messages))
     for _ in range(20):
         pair.pass_time()

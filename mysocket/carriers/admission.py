@@ -79,10 +79,12 @@ class Admission:
         address = plain_address(host)
         if address is None:
             return False
-        if address in self._known or any(address in network for network in self._networks):
+        if any(address in network for network in self._networks):
             return True
-        if not self._names or self._clock.seconds() - self._known_at < REMEMBER:
+        if not self._names:
             return False
+        if self._clock.seconds() - self._known_at < REMEMBER:
+            return address in self._known
         return self._look_up(address)
 
     def _look_up(self, address: Address) -> Deferred[bool]:

@@ -268,13 +268,14 @@ class Session:
         silent = now - self.heard
         if self._challenged_until is not None and now >= self._challenged_until:
             return [self._break(Silent(seconds=silent))]
-        if silent >= self.heartbeat.dead:
+        # Compared as next_deadline() reckons: a rounding error between the two would make a timer that fires for ever.
+        if now >= self.heard + self.heartbeat.dead:
             if silent >= self.heartbeat.dead + self.heartbeat.interval:
                 # This process itself slept (SIGSTOP, a suspended machine): what the peer said meanwhile may wait to be read.
                 self.heard = now - self.heartbeat.dead + min(1.0, self.heartbeat.interval)
                 return []
             return [self._break(Silent(seconds=silent))]
-        if now - self._sent >= self.heartbeat.interval:
+        if now >= self._sent + self.heartbeat.interval:
             self.ping(now)
         return []
 
