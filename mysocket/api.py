@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -44,6 +44,7 @@ class Listener:
         #: The ports that are listened on.
         self.ports: list[IListeningPort] = []
         self._close = close
+        self._closed = False
         self._peers: deque[Peer] = deque()
         self._waiting: deque[Deferred[Peer]] = deque()
 
@@ -53,15 +54,33 @@ class Listener:
         return build.port_number(self.ports[0])
 
     def accept(self) -> Deferred[Peer]:
-        """The next node that links; each comes once, however often its connections are lost."""
+        """The next node that links; each comes once, however often its connections are lost.
+
+        :return: fails with :class:`~mysocket.errors.PeerClosed` when the listener is closed.
+        """
         if self._peers:
             return succeed(self._peers.popleft())
+        if self._closed:
+            return fail(PeerClosed(peer="this side"))
         waiting: Deferred[Peer] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting
 
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> Peer:
+        try:
+            return await self.accept()
+        except PeerClosed:
+            raise StopAsyncIteration from None
+
     def close(self) -> Deferred[None]:
         """Listen no more, and leave every peer."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            one.errback(PeerClosed(peer="this side"))
         return self._close()
 
     def _got(self, peer: Peer) -> None:

@@ -28,6 +28,8 @@ from mysocket.strangers import Strangers
 #: Bytes that one link grants to its peer beyond what it has committed, and that all links of a node together grant.
 WINDOW = 8 * 1024 * 1024
 WINDOW_BUDGET = 64 * 1024 * 1024
+#: Nodes that were left on purpose and are turned away when they come back: so many are remembered.
+MAX_DISMISSED = 4096
 
 
 class Watcher(Interface):
@@ -97,6 +99,7 @@ class Node:
         self._finished: PeerFacts | None = None  # stands for all that have finished and gone
         self._closed: Deferred[None] | None = None
         self._had_link = False
+        self._dismissed: dict[bytes, None] = {}  # nodes that were left on purpose; an ordered set
         self.strangers = Strangers(self, clock, admission)
 
     def start(self) -> None:
@@ -206,6 +209,8 @@ class Node:
     def _choose(self, hello: Hello) -> tuple[Link | None, str]:
         """The link for a node, or why there is none."""
         if self.character.hub:
+            if hello.node in self._dismissed:
+                return None, "this side has closed the relation"
             known = self.links.get(hello.node)
             return known if known is not None else self._make_link(hello.node), ""
         link = self.links[b""]
@@ -228,6 +233,9 @@ class Node:
     def dismiss(self, link: Link, text: str) -> None:
         """Leave one peer; the others stay."""
         self.links.pop(link.key, None)
+        self._dismissed[link.key] = None
+        while len(self._dismissed) > MAX_DISMISSED:
+            self._dismissed.pop(next(iter(self._dismissed)))
         link.leave(text)
 
     def leave(self, text: str, reason: Reason = Reason.LEFT) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mysocket.carriers.stream import StreamProtocol
-from mysocket.core.batch import END, MAX_PAYLOAD, Piece
+from mysocket.core.batch import END, MAX_PAYLOAD, Piece, count
 from mysocket.core.outbox import Outbox
 from mysocket.core.session import Session
 from mysocket.core.wire import Ack, Hello, Input, Resume
@@ -36,6 +36,15 @@ class Sending:
     def undelivered(self) -> int:
         """Bytes of messages that are not acknowledged; an end mark is no message."""
         return max(0, self.outbox.unacknowledged - (len(END.payload) if self._end_mark else 0))
+
+    def undelivered_text(self) -> str:
+        """How many messages and bytes that is, for people. Counts, so it is for the end, or for who asks."""
+        messages, at = 0, self.spool.retired
+        while at < self.spool.end:
+            batch = self.spool.read(at)
+            messages += count(batch)
+            at = batch.end
+        return f"{messages} message{'s' * (messages != 1)} ({self.undelivered} bytes)"
 
     @property
     def delivered(self) -> bool:

@@ -24,6 +24,9 @@ class Subject(Interface):
     def undelivered(self) -> int:
         """Bytes of messages that were given and are not acknowledged."""
 
+    def undelivered_text(self) -> str:
+        """The same for people: how many messages, how many bytes."""
+
     def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
 
@@ -105,6 +108,8 @@ class Watch:
 
     def report(self, error: MySocketError) -> None:
         """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
+        if self._over:
+            return
         text, now = str(error), self._clock.seconds()
         if self._subject.alone_since() is None:
             self.voice.detail(text)
@@ -123,9 +128,9 @@ class Watch:
         """SIGINT."""
         self._interrupts += 1
         self._stop_input()
-        waiting = self._subject.undelivered()
-        if waiting and self._interrupts == 1:
-            self.voice.complain(f"{waiting} bytes are not delivered yet; waiting for that. Interrupt again to leave without.")
+        if self._subject.undelivered() and self._interrupts == 1:
+            waiting = self._subject.undelivered_text()
+            self.voice.complain(f"{waiting} not delivered yet; waiting for that. Interrupt again to leave without.")
         self.changed()
 
     def terminate(self) -> None:

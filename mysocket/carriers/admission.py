@@ -96,8 +96,9 @@ class Admission:
             known.update(filter(None, (plain_address(text) for _, text in addresses)))
             missing[0] -= 1
             if not missing[0]:
-                self._known, self._known_at = known, self._clock.seconds()
-                answer.callback(address in known)
+                # A look-up that fails shuts nobody out who was known before.
+                self._known, self._known_at = known or self._known, self._clock.seconds()
+                answer.callback(address in self._known)
 
         for name in self._names:
             self._resolver.look_up(name).addCallback(found)

@@ -69,7 +69,7 @@ class DaemonResolver:
             for family, _, _, _, address in self._getaddrinfo(host, None, 0, socket.SOCK_STREAM):
                 if family in (socket.AF_INET, socket.AF_INET6) and (family, address[0]) not in found:
                     found.append((family, address[0]))
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):
             pass
         self._reactor.callFromThread(self._answer, host, found)
 

@@ -21,6 +21,8 @@ from mysocket.core.session import Session
 from mysocket.core.wire import NONE, Resume, Start
 from mysocket.errors import RemoteProtocolError
 
+#: No stream comes so far; positions and windows beyond it need not fit into a frame.
+MAX_POSITION = 2**62
 #: Seconds between two acks, at least, unless a quarter of the window is due.
 ACK_INTERVAL = 0.020
 
@@ -80,6 +82,8 @@ class Inbox:
             return None
         broken: BrokenOff | None = None
         if said.position == NONE:
+            if frame.position > MAX_POSITION:
+                raise RemoteProtocolError(f"START {frame.position}, which no stream can reach")
             if self.stream is not None and not self.at_end:
                 broken = BrokenOff(self.taken, frame.position)
             self.stream = said.stream

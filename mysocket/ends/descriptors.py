@@ -134,6 +134,7 @@ class Writer:
         self._failed = failed
         self._queue: deque[tuple[Bytes, Callable[[], None]]] = deque()
         self._broken = False
+        self._telling = False  # callbacks of earlier writes are being called
         if private.what is What.PIPE:
             # A pipe says that its reader is gone (EPOLLERR) only to those who wait for something.
             reactor.addReader(self)
@@ -147,7 +148,7 @@ class Writer:
         """Write ``data``, then call ``done``; in the order of the calls. Nothing is called once writing has failed."""
         if self._broken:
             return
-        if not self._queue:
+        if not self._queue and not self._telling:
             rest = self._try([data], len(data))
             if self._broken:
                 return
@@ -155,6 +156,7 @@ class Writer:
                 done()
                 return
             data = memoryview(data)[rest:]
+        if not self._queue:
             self._reactor.addWriter(self)
         self._queue.append((data, done))
 
@@ -188,8 +190,10 @@ class Writer:
             finished.append(done)
         if not self._queue:
             self._reactor.removeWriter(self)
+        self._telling = True
         for done in finished:
             done()
+        self._telling = False
 
     def doRead(self) -> None:
         """Nothing can be read here; asked for only to hear of the reader's end."""

@@ -56,6 +56,10 @@ class EndpointService(Service):
         """Bytes of messages that were given and are not acknowledged."""
         raise NotImplementedError
 
+    def undelivered_text(self) -> str:
+        """The same for people."""
+        return f"{self.undelivered()} bytes"
+
     def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
         raise NotImplementedError

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred
 
 from mysocket.carriers import build
 from mysocket.carriers.stream import StreamFactory
-from mysocket.core.batch import count
 from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
@@ -76,6 +75,9 @@ class LinkService(EndpointService):
     def undelivered(self) -> int:
         return self._own_link.sending.undelivered if self._own_link is not None else 0
 
+    def undelivered_text(self) -> str:
+        return self._own_link.sending.undelivered_text() if self._own_link is not None else "nothing"
+
     def peers(self) -> Iterable[PeerFacts]:
         return self.node
 
@@ -115,8 +117,10 @@ class LinkService(EndpointService):
         if self.ends.interactive and link is not None:
             # A person who has said EXIT wants to know why the program does not leave.
             if link.sending.undelivered and not link.linked:
-                waiting = f"{link.sending.undelivered} bytes are not delivered yet"
-                self.watch.tell(f"{waiting}: waiting for {self.settings.peer or 'the peer'}. Ctrl-C twice leaves without.")
+                waiting = link.sending.undelivered_text()
+                self.watch.tell(
+                    f"{waiting} not delivered yet; waiting for {self.settings.peer or 'the peer'}. Ctrl-C twice leaves without."
+                )
             elif any(peer.input is Input.FINITE and peer.progress is not Progress.DONE for peer in self.node):
                 self.watch.tell("waiting for the end of the peer's input. Ctrl-C leaves without.")
         self.watch.changed()
@@ -126,14 +130,9 @@ class LinkService(EndpointService):
         if link is None or not link.sending.undelivered:
             return
         spool, size = link.sending.spool, link.sending.undelivered
-        messages, at = 0, spool.retired
-        while at < spool.end:
-            batch = spool.read(at)
-            messages += count(batch)
-            at = batch.end
         rest = "" if self.ends.input_ended else ", nor the input that was not read yet"
         self.watch.voice.complain(
-            f"not delivered: {messages} messages, {size} bytes, positions {spool.retired} to {spool.retired + size}{rest}; "
+            f"not delivered: {link.sending.undelivered_text()}, positions {spool.retired} to {spool.retired + size}{rest}; "
             "they were held in memory and are lost"
         )
 
