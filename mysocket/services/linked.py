@@ -117,10 +117,8 @@ class LinkService(EndpointService):
         if self.ends.interactive and link is not None:
             # A person who has said EXIT wants to know why the program does not leave.
             if link.sending.undelivered and not link.linked:
-                waiting = link.sending.undelivered_text()
-                self.watch.tell(
-                    f"{waiting} not delivered yet; waiting for {self.settings.peer or 'the peer'}. Ctrl-C twice leaves without."
-                )
+                waiting, whom = link.sending.undelivered_text(), self.settings.peer or "the peer"
+                self.watch.tell(f"{waiting} not delivered yet; waiting for {whom}. Ctrl-C twice leaves without.")
             elif any(peer.input is Input.FINITE and peer.progress is not Progress.DONE for peer in self.node):
                 self.watch.tell("waiting for the end of the peer's input. Ctrl-C leaves without.")
         self.watch.changed()

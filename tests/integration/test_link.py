@@ -866,7 +866,7 @@ def test_exit_with_something_undelivered_says_what_is_waited_for() -> None:
         terminal.wait_text(re.escape(BANNER))
         terminal.type("for nobody yet\n")
         terminal.type("EXIT\n")
-        terminal.wait_text("15 bytes are not delivered yet: waiting for 127.0.0.1")
+        terminal.wait_text(r"1 message \(15 bytes\) not delivered yet; waiting for 127.0.0.1")
         terminal.type("\x03")
         terminal.wait_text("Interrupt again")
         terminal.type("\x03")
