@@ -26,6 +26,16 @@ LEAVE_TIME = 2.5
 HURRY = 0.5
 
 
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed at the top of the heap, up to 8 MiB of it.
+
+    Batches of 256 KiB come and go thousands of times a second. glibc gives the top of the heap back to the kernel whenever more
+    than 128 KiB of it are free, and the kernel zeroes the pages when they come again: a fifth of all CPU time. That bound is twice
+    the size of the largest block that was ever mapped by itself and freed (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
+    """
+    bytes(4 * 1024 * 1024)
+
+
 class EndpointService(Service):
     """What every kind of session has in common: ends, a listener, a watch over when to leave.
 
@@ -91,6 +101,7 @@ class EndpointService(Service):
 
     def startService(self) -> None:
         super().startService()
+        keep_freed_memory()
         self.reactor.installNameResolver(self.resolver)
         self.watch.verdict.addCallback(self._leave)
         Deferred.fromCoroutine(self._start()).addErrback(self._could_not_start)
