@@ -69,8 +69,9 @@ class DaemonResolver:
             for family, _, _, _, address in self._getaddrinfo(host, None, 0, socket.SOCK_STREAM):
                 if family in (socket.AF_INET, socket.AF_INET6) and (family, address[0]) not in found:
                     found.append((family, address[0]))
-        except (OSError, ValueError):
-            pass
+        except Exception:
+            # Whatever it was (no such name, a name that is none): who waits must get an answer.
+            found = []
         self._reactor.callFromThread(self._answer, host, found)
 
     def _answer(self, host: str, found: Found) -> None:

@@ -19,7 +19,7 @@ from mysocket.carriers.resolve import DaemonResolver, Found
 from tests.support.processes import LISTENING, PIPE, Program
 
 #: Seconds that only a test that hangs meets.
-DEADLINE = 60
+DEADLINE = 20
 
 FOUR, SIX = socket.AF_INET, socket.AF_INET6
 Row = tuple[int, int, int, str, tuple[Any, ...]]
@@ -144,7 +144,6 @@ def test_the_program_does_not_wait_for_a_look_up_when_it_ends(names: Names) -> N
         UnicodeError("label too long"),
         ValueError("embedded null byte"),
         RuntimeError("something else"),
-        MemoryError(),
     ],
     ids=repr,
 )
@@ -194,11 +193,13 @@ def test_twisted_is_told_that_a_name_is_unknown_and_gets_udp_addresses(names: Na
 HANGING = """\
 import os, socket, sys, threading
 
-def hang(*arguments, **named):
-    os.write(2, b"a look-up of %s has begun\\n" % arguments[0].encode())
+def hang(host, port, family=0, type=0, proto=0, flags=0):
+    if flags & socket.AI_NUMERICHOST:  # an address is no name: nobody is asked
+        return real(host, port, family, type, proto, flags)
+    os.write(2, b"a look-up of %s has begun\\n" % host.encode())
     threading.Event().wait()
 
-socket.getaddrinfo = hang
+real, socket.getaddrinfo = socket.getaddrinfo, hang
 from mysocket.cli import main
 sys.exit(main())
 """
@@ -228,5 +229,5 @@ def test_a_program_listens_while_its_look_up_hangs() -> None:
 def test_an_interrupt_ends_a_program_whose_look_up_hangs(arguments: tuple[str, ...]) -> None:
     with hanging(*arguments) as program:
         program.wait_line(BEGUN)
-        program.signal(signal.SIGINT)
+        program.kill(signal.SIGINT)
         assert program.wait() == 130

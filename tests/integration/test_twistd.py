@@ -73,7 +73,7 @@ def test_in_the_foreground_it_is_a_session_whose_log_is_on_stderr() -> None:
 def test_in_the_foreground_it_leaves_with_the_status_of_the_session() -> None:
     with twistd("--peer", f"127.0.0.1:{free_port()}", "-w", "1", stdin=b"for nobody\n") as service:
         assert service.wait() == 3
-        assert "not delivered: 1 messages" in service.stderr_text
+        assert "not delivered: 1 message " in service.stderr_text
 
 
 def test_at_a_terminal_exit_ends_it() -> None:
