@@ -32,12 +32,15 @@ PLENTY = 2**40
 
 
 class Turning(Clock):
-    """A reactor that turns when it is told to."""
+    """A reactor that turns when it is told to. A turn takes a second, and what is to be called at once is called in the next."""
 
     def __init__(self) -> None:
         super().__init__()
         self.readers: set[Any] = set()
         self.addReader, self.removeReader = self.readers.add, self.readers.discard
+
+    def callLater(self, delay: float, call: Any, *arguments: Any) -> Any:  # type: ignore[override]
+        return super().callLater(max(1, delay), call, *arguments)
 
     def turn(self) -> bool:
         """Let everybody read who can, and make the calls that are due; true if there was something to do."""
@@ -45,7 +48,7 @@ class Turning(Clock):
         for reader in ready:
             reader.doRead()
         calls = len(self.getDelayedCalls())
-        self.advance(0)
+        self.advance(1)
         return bool(ready or calls)
 
     def run(self) -> None:
@@ -168,7 +171,9 @@ def test_everything_in_a_pipe_arrives_and_its_end_is_told_once() -> None:
         assert given.taker.ends == given.ended == 1 and given.idle and not given.errors
 
 
-@pytest.mark.parametrize("data", [b"", b"one\n", b"one\ntwo", b"line of a file\n" * 100_000], ids=["empty", "one", "open", "large"])
+@pytest.mark.parametrize(
+    "data", [b"", b"one\n", b"one\ntwo", b"line of a file\n" * 100_000], ids=["empty", "one", "open", "large"]
+)
 def test_everything_in_a_file_arrives_and_its_end_is_told_once(tmp_path: Path, data: bytes) -> None:
     with from_file(tmp_path / "in", data) as given:
         given.source.start()
@@ -270,7 +275,7 @@ def test_an_input_that_cannot_be_read_is_told_once_and_is_no_end(tmp_path: Path)
     given.source.start()
     given.source.doRead()
     given.source.doRead()
-    assert [str(error) for error in given.errors] == [f"Reading the input failed: {os.strerror(errno.EISDIR)}."]
+    assert [str(error) for error in given.errors] == [f"Reading the input failed: {os.strerror(errno.EISDIR)}"]
     assert not given.taker.ends and not given.ended and given.idle
     os.close(fd)
 
@@ -293,7 +298,7 @@ def test_an_error_in_the_middle_of_the_input_is_told_behind_what_was_read(tmp_pa
         given.reactor.turn()
         pipe.write(b"more")
         given.run()
-        assert [str(error) for error in given.errors] == [f"Reading the input failed: {os.strerror(errno.EIO)}."]
+        assert [str(error) for error in given.errors] == [f"Reading the input failed: {os.strerror(errno.EIO)}"]
         # What stood behind the last newline is not the whole line, and is not sent as one.
         assert given.taker.data == b"one\n" and not given.taker.ends and not given.ended and given.idle
 

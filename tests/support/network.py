@@ -132,6 +132,8 @@ class Connection:
         for wire in reversed(self.wires):
             assert wire.protocol is not None
             wire.protocol.makeConnection(wire)  # type: ignore[arg-type]
+        assert self.wires[0].protocol is not None
+        dialler.node.strangers.ready(self.wires[0].protocol.session).addErrback(lambda failure: None)
 
     @property
     def dead(self) -> bool:
