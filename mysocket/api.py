@@ -111,6 +111,7 @@ class _Relations:
         self.node.on_link = self._got_link
         self.node.on_failure = self._link_failed
         self.node.on_change = self._link_changed
+        self.node.on_broken_off = lambda link: self.peers[link].broken_off()
 
     def _got_link(self, link: Link) -> None:
         peer = Peer(link, lambda: self._close_peer(link))
@@ -127,7 +128,9 @@ class _Relations:
 
     def write(self, block: Batch, origin: Origin) -> None:
         """Hand the messages of a block to the peer they came from."""
-        self.peers[origin].take(block, list(split(block, self._max_message)))
+        messages = list(split(block, self._max_message))
+        if origin in self.peers:
+            self.peers[origin].take(block, messages)
 
     # Watcher
 
@@ -139,6 +142,7 @@ class _Relations:
             self.peers[link].changed()
         closed = self._closing.get(link)
         if closed is not None and not link.connections and self.peers.pop(link, None) is not None:
+            del self._closing[link]
             closed.callback(None)
 
     def tell(self, text: str) -> None:
@@ -157,7 +161,9 @@ class _Relations:
     def _close_peer(self, link: Link) -> Deferred[None]:
         if not self.node.character.hub:
             return self.close()
-        peer = self.peers[link]
+        peer = self.peers.get(link)
+        if peer is None:
+            return succeed(None)
         if link not in self._closing:
             self._closing[link] = Deferred()
             self.node.dismiss(link, "it was closed")

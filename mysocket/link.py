@@ -55,6 +55,12 @@ class Company(Interface):
     def fail(self, link: Link, error: MySocketError) -> None:
         """The link cannot go on."""
 
+    def not_taken(self, link: Link, error: MySocketError) -> None:
+        """There is something to send, and the peer takes nothing."""
+
+    def broken_off(self, link: Link) -> None:
+        """The peer's stream was broken off; what comes next is another."""
+
 
 class Link:
     """This node's relation to one peer.
@@ -92,6 +98,7 @@ class Link:
         self._timer: IDelayedCall | None = None
         self._leaving = False
         self._refusal_told = False
+        self._left_told = False
 
     # Facts ----------------------------------------------------------------------------------------------------------------------
 
@@ -114,7 +121,9 @@ class Link:
         """What leaving depends on, once the peer was ever here."""
         if self.peer is None:
             return None
-        return PeerFacts(self.peer.input, self.receiving.progress, self.away_since, self.sending.told)
+        # What is not taken is not waited for.
+        input = self.peer.input if self.receiving.takes else Input.NONE
+        return PeerFacts(input, self.receiving.progress, self.away_since, self.sending.told)
 
     # Own input ------------------------------------------------------------------------------------------------------------------
 
@@ -157,11 +166,7 @@ class Link:
             self.sending.forget_end_mark()
             return
         self._refusal_told = True
-        error = RefusedByPeer("it only sends (--send-only) and takes no messages", peer=self.peer_text)
-        if self.hello.input is Input.FINITE:
-            self._company.fail(self, error)
-        else:
-            self._company.tell(str(error))
+        self._company.not_taken(self, RefusedByPeer("it only sends (--send-only) and takes no messages", peer=self.peer_text))
 
     # Connections ----------------------------------------------------------------------------------------------------------------
 
@@ -180,8 +185,13 @@ class Link:
         first = not self._carriers
         self._carriers[session] = carrier
         self.peer, self.peer_text, self.away_since = peer, text, None
+        self._left_told = False
         if first:
             self._company.tell(f"linked with {text}")
+        position = self.receiving.inbox.taken
+        if self.receiving.replaced_by(peer.stream):
+            self._company.tell(f"the stream of {text} was broken off at position {position}: data is missing")
+            self._company.broken_off(self)
         self._attach()
         self._check_taker()
         self._company.changed(self)
@@ -204,7 +214,7 @@ class Link:
         self._company.changed(self)
 
     def _tell_lost(self, reason: Failure) -> None:
-        if self._leaving:
+        if self._leaving or self._left_told:
             return
         if self.receiving.over:
             self._company.tell(f"{self.peer_text} has left")
@@ -254,7 +264,9 @@ class Link:
 
     @_on.register
     def _on_batch(self, batch: Batch, carrier: StreamProtocol) -> None:
-        self.receiving.take(carrier.session, batch, self)
+        if not self._leaving:
+            # What is written now could not be acknowledged any more, and would come again.
+            self.receiving.take(carrier.session, batch, self)
 
     @_on.register
     def _on_ack(self, ack: Ack, carrier: StreamProtocol) -> None:
@@ -270,7 +282,7 @@ class Link:
     @_on.register
     def _on_resume(self, resume: Resume, carrier: StreamProtocol) -> None:
         assert self.peer is not None
-        if self.sending.resume(carrier.session, resume, self.peer):
+        if self.sending.resume(carrier.session, resume, self.peer) and not self.sending.delivered:
             self._company.tell(
                 f"{self.peer_text} was restarted without the {self.sending.spool.retired} bytes it had acknowledged; "
                 "going on behind them"
@@ -282,8 +294,8 @@ class Link:
         broken = self.receiving.start(carrier.session, start)
         if broken is not None:
             self._company.tell(
-                f"the stream of {self.peer_text} was broken off at position {broken.position}: data is missing; "
-                f"a new one starts at {broken.new_position}"
+                f"{self.peer_text} sends a new stream from position {broken.new_position}; "
+                f"the one before it was broken off at {broken.position}"
             )
             self._company.changed(self)
         elif fresh and start.position:
@@ -299,7 +311,9 @@ class Link:
         text = one_line(bye.text) or f"reason {bye.reason}"
         error = FATAL.get(bye.reason)
         if bye.reason in (Reason.LEFT, Reason.OUTPUT):
-            self._company.tell(f"{self.peer_text} left: {text}")
+            if not self._left_told:
+                self._left_told = True
+                self._company.tell(f"{self.peer_text} left: {text}")
             if self.peer is not None:
                 self.receiving.peer_left(self.peer)
         elif bye.reason != Reason.MOVED and error is None:
@@ -388,7 +402,7 @@ class Link:
         for session, carrier in list(self._carriers.items()):
             if session.is_over:
                 continue
-            if not done:
+            if not done or reason is Reason.OUTPUT:
                 session.bye(reason, text)
             elif session is not outbox.session or not outbox.said_done:
                 session.bye(Reason.DONE)

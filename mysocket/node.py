@@ -87,6 +87,8 @@ class Node:
         self.on_link: Callable[[Link], None] = lambda link: None
         #: Called with each link on which something has happened that leaving may depend on.
         self.on_change: Callable[[Link], None] = lambda link: None
+        #: Called with a link whose peer's stream was broken off, before the next one begins.
+        self.on_broken_off: Callable[[Link], None] = lambda link: None
         #: Called with a link that cannot go on, and why.
         self.on_failure: Callable[[Link, MySocketError], None] = lambda link, error: None
         #: Nobody is linked since then, in seconds; None while somebody is.
@@ -99,13 +101,14 @@ class Node:
         self._finished: PeerFacts | None = None  # stands for all that have finished and gone
         self._closed: Deferred[None] | None = None
         self._had_link = False
+        self._up: set[Link] = set()
         self._dismissed: dict[bytes, None] = {}  # nodes that were left on purpose; an ordered set
         self.strangers = Strangers(self, clock, admission)
 
     def start(self) -> None:
         """Make the link of a node that has one peer."""
         if not self.character.hub:
-            self._make_link(b"")
+            self.on_link(self._make_link(b""))
 
     def __iter__(self) -> Iterator[PeerFacts]:
         """What leaving depends on, of every peer that was ever linked; a hub may have thousands, so one at a time."""
@@ -119,12 +122,13 @@ class Node:
     @property
     def linked(self) -> bool:
         """Is a connection to anybody up?"""
-        return any(link.linked for link in self.links.values())
+        return bool(self._up)
 
     # Company of the links -------------------------------------------------------------------------------------------------------
 
     def changed(self, link: Link) -> None:
         self.missing = self.missing or link.receiving.broken
+        (self._up.add if link.linked else self._up.discard)(link)
         if self.character.hub and not link.linked and link.hello.input is Input.NONE:
             self._forget(link)
         if self.linked:
@@ -136,18 +140,18 @@ class Node:
         self._watcher.changed()
 
     def _forget(self, link: Link) -> None:
-        """Of one who has gone a hub keeps nothing, if it never sent anything or has finished: then only that it was here."""
+        """Of one who has gone a hub keeps nothing, if nothing more can come of it, but that it was here."""
         facts = link.facts()
-        if facts is None or facts.progress not in (Progress.DONE, Progress.EMPTY):
+        if facts is None or facts.progress in (Progress.OPEN, Progress.AT_END):
             return
-        if self.links.pop(link.key, None) is not None and facts.progress is Progress.DONE:
+        if self.links.pop(link.key, None) is not None and facts.progress is not Progress.EMPTY:
             self._finished = facts
 
     def tell(self, text: str) -> None:
         self._watcher.tell(text)
 
     def window(self) -> int:
-        return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self.links))))
+        return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self._up))))
 
     def fail(self, link: Link, error: MySocketError) -> None:
         self.on_failure(link, error)
@@ -158,6 +162,15 @@ class Node:
             self._watcher.changed()
         else:
             self._watcher.fail(error)
+
+    def not_taken(self, link: Link, error: MySocketError) -> None:
+        if self.character.all_send or self.character.input is Input.FINITE:
+            self.fail(link, error)
+        else:
+            self._watcher.tell(str(error))
+
+    def broken_off(self, link: Link) -> None:
+        self.on_broken_off(link)
 
     def _make_link(self, key: bytes) -> Link:
         character = self.character
@@ -180,8 +193,6 @@ class Node:
             max_message=character.max_message,
         )
         self.links[key] = link
-        if link.hello.input is not Input.NONE:
-            self.on_link(link)
         return link
 
     # Host of strangers ----------------------------------------------------------------------------------------------------------
@@ -193,6 +204,10 @@ class Node:
         text = peer_text(carrier)
         if hello.name:
             text = f"{one_line(hello.name, 64)} ({text})"
+        if hello.node in self._dismissed:
+            self.strangers.turn_away(carrier, Reason.REFUSED, "this side has closed the relation")
+            return
+        fresh = self.character.hub and hello.node not in self.links
         link, refusal = self._choose(hello)
         if link is None:
             self.strangers.turn_away(carrier, Reason.BUSY, refusal)
@@ -203,14 +218,14 @@ class Node:
             self.strangers.turn_away(carrier, Reason.REFUSED, "messages for another node wait here")
             self._watcher.fail(error)
             return
+        if fresh and link.hello.input is not Input.NONE:
+            self.on_link(link)
         self.strangers.leave(carrier, None)
         link.settle()
 
     def _choose(self, hello: Hello) -> tuple[Link | None, str]:
         """The link for a node, or why there is none."""
         if self.character.hub:
-            if hello.node in self._dismissed:
-                return None, "this side has closed the relation"
             known = self.links.get(hello.node)
             return known if known is not None else self._make_link(hello.node), ""
         link = self.links[b""]

@@ -11,12 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mysocket.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 Kind = Literal["flag", "value", "repeat"]
 FLAG: Kind = "flag"

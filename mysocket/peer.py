@@ -17,8 +17,8 @@ from mysocket.link import Link
 class Peer:
     """The relation to one other node. It outlives connections: when one is lost, another is made or waited for.
 
-    Made by :func:`~mysocket.api.connect` and :meth:`~mysocket.api.Listener.accept`. ``take``, ``changed``, ``fail`` and
-    ``when_linked`` are for :mod:`mysocket.api`.
+    Made by :func:`~mysocket.api.connect` and :meth:`~mysocket.api.Listener.accept`. ``take``, ``broken_off``, ``changed``,
+    ``fail`` and ``when_linked`` are for :mod:`mysocket.api`.
     """
 
     def __init__(self, link: Link, close: Callable[[], Deferred[None]]) -> None:
@@ -26,7 +26,8 @@ class Peer:
         self._close = close
         self._unsent: deque[tuple[list[Piece], Deferred[None]]] = deque()
         self._sent: deque[tuple[int, Deferred[None]]] = deque()
-        self._blocks: deque[tuple[deque[Message], int]] = deque()  # messages of each batch, and where it ends
+        # Messages of each batch, and where it ends; or what became of the stream they came from.
+        self._blocks: deque[tuple[deque[Message], int] | MySocketError] = deque()
         self._readers: deque[Deferred[Message]] = deque()
         self._error: MySocketError | None = None
         self._finishing = False
@@ -109,10 +110,15 @@ class Peer:
         while self._unsent and self._link.room > 0:
             pieces, done = self._unsent.popleft()
             if pieces:
-                self._sent.append((self._link.accept(pieces), done))
+                end = self._link.accept(pieces)
             else:
                 self._link.end_input()
-                self._sent.append((self._link.sending.spool.end, done))
+                end = self._link.sending.spool.end
+            if self._error is not None:
+                # The peer takes nothing: the link has said so meanwhile.
+                done.errback(self._error)
+                return
+            self._sent.append((end, done))
         self._acknowledged(self._link.sending.spool.retired)
 
     def _acknowledged(self, position: int) -> None:
@@ -126,7 +132,14 @@ class Peer:
 
     def _deliver(self) -> None:
         while self._blocks:
-            messages, end = self._blocks[0]
+            block = self._blocks[0]
+            if isinstance(block, MySocketError):
+                if not self._readers:
+                    return
+                self._blocks.popleft()
+                self._readers.popleft().errback(block)
+                continue
+            messages, end = block
             if messages and not self._readers:
                 return
             reader = self._readers.popleft() if messages else None
@@ -155,6 +168,11 @@ class Peer:
     def _forget_reader(self, reader: Deferred[Message]) -> None:
         if reader in self._readers:
             self._readers.remove(reader)
+
+    def broken_off(self) -> None:
+        """The peer was killed and started again: tell the reader once, between what came before and what comes now."""
+        self._blocks.append(BrokenOff(peer=self._link.peer_text))
+        self._deliver()
 
     def changed(self) -> None:
         if self._linked is not None and self._link.linked:

@@ -49,6 +49,18 @@ class Receiving:
         self._refused: tuple[bytes, MySocketError] | None = None
 
     @property
+    def takes(self) -> bool:
+        """Is anything taken at all?"""
+        return self._sink is not None
+
+    def replaced_by(self, stream: bytes) -> bool:
+        """The peer is there with ``stream``: True if another, which it sent before, is open and so will never go on."""
+        if self.inbox.stream in (None, stream) or self.progress is not Progress.OPEN or self.broken:
+            return False
+        self.broken = True
+        return True
+
+    @property
     def progress(self) -> Progress:
         """How far the peer's stream has come."""
         if self.over:
@@ -122,12 +134,18 @@ class Receiving:
             return
         if self.inbox.taken or peer.input is Input.FINITE:
             self.broken = self.over = True
+            self._forget_parts()
 
     def give_up(self, error: MySocketError) -> None:
         """The stream cannot be taken any further, now or later: what was taken beyond what is committed is lost to us."""
         self.broken = self.over = True
+        self._forget_parts()
         if self.inbox.stream is not None:
             self._refused = (self.inbox.stream, error)
+
+    def _forget_parts(self) -> None:
+        if self._assembler is not None:
+            self._assembler.clear()
 
     def window(self) -> int:
         """Bytes to grant beyond what is committed.

@@ -72,6 +72,7 @@ class Sending:
         """An end mark alone need not be delivered to a peer that takes nothing."""
         if self.ended and not self.undelivered:
             self.spool.retire(self.spool.end)
+            self._end_mark = False
 
     def attach(self, sessions: Iterable[Session], peer: Hello | None) -> None:
         """Attach the stream to the first session that is up, if it needs one and the peer takes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
-from mysocket.watch import Voice
+from mysocket.watch import Voice, Watch
 
 
 def use_monotonic_time(reactor: Any) -> None:
@@ -98,10 +99,16 @@ class TwistdService(Service):
             return
         self._service.finished.addCallback(self._finished)
         self._service.startService()
+        if self._foreground:
+            # A person's first Ctrl-C waits for what is not delivered, as in the script.
+            self._reactor.callWhenRunning(self._watch_interrupts, self._service.watch)
         failed = self._service.watch.error
         if failed is not None and not self._foreground:
             # twistd hands an exception to the process that was started from the shell.
             raise failed
+
+    def _watch_interrupts(self, watch: Watch) -> None:
+        signal.signal(signal.SIGINT, lambda *_: self._reactor.callFromThread(watch.interrupt))
 
     def _failed(self, error: MySocketError) -> None:
         if not self._foreground:

@@ -303,7 +303,8 @@ class Program:
 
     def __init__(self, clock: Clock, *, hub: bool, max_message: int = 2**24) -> None:
         self.relations = _Relations(clock, hub=hub, name="program", max_message=max_message, admission=None)
-        self.relations.node.start()
+        self.node = self.relations.node
+        self.node.start()
 
     def protocol(self, *, dialler: bool) -> StreamProtocol:
         return StreamProtocol(dialler=dialler, clock=self.relations.node.clock, owner=self.relations.node.strangers)

@@ -515,6 +515,82 @@ def test_a_hub_forgets_who_never_sent_anything(clock: Clock) -> None:
     assert len(hub.node.links) == 1
 
 
+def test_what_comes_after_the_last_word_is_not_taken(clock: Clock) -> None:
+    """It could not be acknowledged any more: the next run would get it again."""
+    receiver, sender = Person(clock, 1, input=Input.NONE), Person(clock, 2)
+    connection = shake_hands(sender, receiver)
+    give(sender, b"one\n")
+    run(connection)
+    receiver.node.leave("SIGTERM")
+    give(sender, b"two\n")
+    run(connection)
+    assert receiver.sink.output == b"one\n" and sender.link.sending.undelivered == 4
+
+
+def test_a_finite_peer_that_comes_back_as_another_without_input_has_left_its_stream_open(clock: Clock) -> None:
+    person, old = Person(clock, 1), Person(clock, 2)
+    first = shake_hands(old, person)
+    give(old, b"half\n")
+    run(first)
+    first.cut()
+    run(first)
+    shake_hands(Person(clock, 3, input=Input.NONE), person)
+    assert person.node.missing and any("broken off at position 5" in text for text in person.said)
+
+
+def test_what_is_not_taken_is_not_waited_for(clock: Clock) -> None:
+    """With --send-only a peer's pipe may stay open for ever."""
+    sender, idle = Person(clock, 1, takes=False), Person(clock, 2)
+    connection = shake_hands(sender, idle)
+    give(sender, b"for you\n")
+    end(sender)
+    for _ in range(3):
+        run(connection)
+        clock.advance(0.03)
+    assert sender.facts().input is Input.NONE and sender.facts().told
+
+
+def test_an_end_mark_that_was_not_needed_leaves_no_last_word_to_wait_for(clock: Clock) -> None:
+    deaf, sender = Person(clock, 1, takes=False), Person(clock, 2)
+    end(sender)
+    shake_hands(sender, deaf)
+    assert sender.link.sending.delivered and sender.facts().told
+
+
+def test_a_hub_forgets_senders_that_were_broken_off_but_not_that_they_were(clock: Clock) -> None:
+    hub = Person(clock, 1, hub=True, input=Input.NONE)
+    for seed in range(2, 30):
+        sender = Person(clock, seed)
+        connection = shake_hands(sender, hub)
+        give(sender, b"half\n")
+        run(connection)
+        sender.node.leave("SIGINT")
+        run(connection)
+    assert not hub.node.links and hub.node.missing and hub.node.window() == 8 * 2**20
+    assert [facts.progress for facts in hub.node] == [Progress.BROKEN]
+
+
+def test_a_failed_output_is_said_even_by_one_who_has_nothing_to_send(clock: Clock) -> None:
+    receiver, sender = Person(clock, 1, input=Input.NONE), Person(clock, 2)
+    connection = shake_hands(sender, receiver)
+    receiver.node.leave("no space left", Reason.OUTPUT)
+    run(connection)
+    assert any("left: no space left" in text for text in sender.said)
+    assert len([text for text in sender.said if "left" in text]) == 1
+
+
+def test_a_person_who_leaves_with_everything_delivered_is_done(clock: Clock) -> None:
+    person, receiver = Person(clock, 1, input=Input.OPEN), Person(clock, 2, input=Input.NONE)
+    connection = shake_hands(person, receiver)
+    give(person, b"hello\n")
+    for _ in range(3):
+        run(connection)
+        clock.advance(0.03)
+    person.node.leave("SIGINT")
+    run(connection)
+    assert receiver.facts().progress is Progress.DONE and not receiver.node.missing
+
+
 def test_text_from_a_peer_is_shown_on_one_line_and_escaped(clock: Clock) -> None:
     person = Person(clock, 1)
     stranger = linked_stranger(person, name="evil\n\x1b[2Jname")

@@ -145,6 +145,14 @@ def test_the_time_limit_begins_anew_when_somebody_was_there() -> None:
     assert watched.statuses == [3]
 
 
+def test_however_often_it_looks_one_time_to_look_again_is_kept() -> None:
+    watched = Watched(Policy(wait=5))
+    for _ in range(10):
+        watched.look()
+        watched.clock.advance(0.1)
+    assert [call.getTime() for call in watched.clock.getDelayedCalls()] == [5]
+
+
 def test_a_time_at_which_somebody_is_there_again_is_no_time_limit() -> None:
     """Nobody says that something has changed; the look at the old time finds out."""
     watched = Watched(Policy(wait=5))

@@ -211,7 +211,7 @@ class Assembler:
         """
         if not self.held and not batch.flags & Flag.MORE:
             return batch
-        size = self.held + (len(batch.payload) if batch.flags & Flag.MORE else _first_end(batch))
+        size = self.held + _message_size(batch)
         if size > self._limit:
             raise MessageTooLong(limit=self._limit, position=self._start if self.held else batch.start)
         if not self.held:
@@ -268,11 +268,12 @@ def _delimiter(flags: int) -> bytes:
     return b"\0" if flags & Flag.NUL else b"\n"
 
 
-def _first_end(batch: Batch) -> int:
-    if batch.kind != Kind.LINES:
+def _message_size(batch: Batch) -> int:
+    """Bytes of the message that begins or goes on in ``batch``, without its delimiter."""
+    if batch.kind != Kind.LINES or batch.flags & Flag.MORE:
         return len(batch.payload)
     found = bytes(batch.payload).find(_delimiter(batch.flags))
-    return found + 1 if found >= 0 else len(batch.payload)
+    return found if found >= 0 else len(batch.payload)
 
 
 def count(batch: Batch) -> int:

@@ -157,8 +157,6 @@ _BATCH_REST = Struct(">QBBQ")
 _RESUME = Struct(">IB16sQQQ")
 _TWO = Struct(">IBQQ")
 _ONE = Struct(">IBQ")
-_U64 = Struct(">Q")
-_U64_U64 = Struct(">QQ")
 _RESUME_BODY = Struct(">16sQQQ")
 _U16 = Struct(">H")
 

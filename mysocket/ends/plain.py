@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mysocket.core.batch import Assembler, Batch, Bytes, Flag, Kind, LineCutter, Piece
+from mysocket.core.batch import END, Assembler, Batch, Bytes, Flag, Kind, LineCutter, Piece
 from mysocket.core.wire import Hello
 from mysocket.ends.sink import FormatSink
 
@@ -40,6 +40,7 @@ class RawOrigin:
         """The stream has ended."""
         if self._cutter is not None:
             self._pieces(self._cutter.finish())
+        self._write(END.kind, END.flags, END.payload)
 
     def message(self, data: bytes) -> None:
         """Give one message."""

@@ -60,11 +60,11 @@ class PlainFormat:
         if block.kind == Kind.END:
             return b""
         data = block.payload
-        # A last line without a delimiter stays as it was, unless another stream goes on behind it.
+        # A line without a delimiter, the last or one that was broken off, stays as it was, unless another stream goes on behind it.
         if self._open is not None and (self._open is not origin or self._open_stream != origin.stream_id):
             data = self._delimiter + bytes(data)
         self._open = None
-        if block.flags & Flag.UNTERMINATED:
+        if block.flags & Flag.UNTERMINATED or block.kind == Kind.LINES and block.flags & Flag.MORE:
             self._open, self._open_stream = origin, origin.stream_id
             self._delimiter = b"\0" if block.flags & Flag.NUL else b"\n"
         return data
@@ -79,6 +79,8 @@ class EscapedFormat:
         self._escaper = Escaper()
 
     def render(self, block: Batch, origin: Origin) -> Bytes:
+        if block.kind == Kind.END:
+            return self._escaper.finish()
         return self._escaper.feed(bytes(block.payload))
 
 

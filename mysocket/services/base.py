@@ -30,8 +30,8 @@ def keep_freed_memory() -> None:
     """Let malloc keep what is freed at the top of the heap, up to 8 MiB of it.
 
     Batches of 256 KiB come and go thousands of times a second. glibc gives the top of the heap back to the kernel whenever more
-    than 128 KiB of it are free, and the kernel zeroes the pages when they come again: a fifth of all CPU time. That bound is twice
-    the size of the largest block that was ever mapped by itself and freed (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
+    than 128 KiB of it are free, and the kernel zeroes the pages when they come again: a fifth of all CPU time. That bound is
+    twice the size of the largest block that was ever mapped by itself and freed (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
     """
     bytes(4 * 1024 * 1024)
 

@@ -27,6 +27,10 @@ UDP_IS_RAW = "plain --udp means --udp --raw for now: one message a datagram, and
 LINGER = 1.0
 #: Bytes of input that wait to be sent, above which no more is taken.
 HIGH_WATER = 1024 * 1024
+#: Bytes of received data that wait for the output above which no more is read.
+OUTPUT_HIGH_WATER = 8 * 1024 * 1024
+#: Datagrams that wait for a look-up of their sender's name; more are dropped.
+MAX_JUDGING = 64
 
 
 class RawDatagramService(EndpointService):
@@ -41,7 +45,7 @@ class RawDatagramService(EndpointService):
         self._on_room: Callable[[], None] = lambda: None
         sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=False, raw=True)
         self._origin = (
-            RawOrigin(sink, cut_lines=False, max_message=settings.max_message, on_written=lambda: None)
+            RawOrigin(sink, cut_lines=False, max_message=settings.max_message, on_written=self._written)
             if sink is not None
             else None
         )
@@ -57,6 +61,8 @@ class RawDatagramService(EndpointService):
         self._log = RateLimitedLog(voice.tell, reactor)
         self._heard: float = reactor.seconds()
         self._stopped = False
+        self._paused = False
+        self._judging = 0
 
     # Subject of the watch -------------------------------------------------------------------------------------------------------
 
@@ -138,9 +144,18 @@ class RawDatagramService(EndpointService):
     def _received(self, datagram: bytes, address: Address) -> None:
         verdict = self.admission.judge(address[0])
         if isinstance(verdict, Deferred):
+            if self._judging >= MAX_JUDGING:
+                self._log.say("judging", "dropped datagrams while their sender's address was looked up")
+                return
+            self._judging += 1
+            verdict.addCallback(self._looked_up)
             verdict.addCallback(self._judged, datagram, address)
         else:
             self._judged(verdict, datagram, address)
+
+    def _looked_up(self, admitted: bool) -> bool:
+        self._judging -= 1
+        return admitted
 
     def _judged(self, admitted: bool, datagram: bytes, address: Address) -> None:
         host = str(plain_address(address[0]) or address[0])
@@ -160,6 +175,17 @@ class RawDatagramService(EndpointService):
         elif self.settings.json and self._delimiter:
             datagram = datagram.removesuffix(self._delimiter)
         self._origin.message(datagram)
+        if self._origin.waiting > OUTPUT_HIGH_WATER and not self._paused:
+            # What does not fit into the kernel's buffer meanwhile is lost, as UDP has it.
+            self._paused = True
+            for port in self._ports:
+                port.stopReading()
+
+    def _written(self) -> None:
+        if self._paused and self._origin is not None and self._origin.waiting < OUTPUT_HIGH_WATER // 2 and not self._stopped:
+            self._paused = False
+            for port in self._ports:
+                port.startReading()
 
     # Taker of the input ---------------------------------------------------------------------------------------------------------
 
@@ -214,8 +240,9 @@ class RawDatagramService(EndpointService):
         self._queued += len(datagram)
 
     def end_input(self, *, wanted: bool = True) -> None:
-        """The input has ended."""
-        if self._target is None and self.settings.peer is None:
+        """The input has ended. A person who leaves waits for nobody; a pipe or a file waits for somebody to come."""
+        if not wanted and self._target is None and self._queue:
+            self.watch.voice.complain(f"not sent: {len(self._queue)} messages ({self._queued} bytes), for nobody was there")
             self._queue.clear()
             self._queued = 0
 

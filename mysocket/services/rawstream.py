@@ -28,7 +28,7 @@ from mysocket.watch import Voice
 
 #: Bytes of received data that wait for the output above which no more is read.
 OUTPUT_HIGH_WATER = 1024 * 1024
-#: Connections that wait for the one before to end, with ``-k``; more are closed.
+#: Connections that wait for the one before to end, with ``-k``, or for a look-up; more are closed.
 MAX_NEXT = 64
 
 
@@ -52,6 +52,7 @@ class RawStreamService(EndpointService):
         self._peer_ended = False
         self._shut = False
         self._paused = False
+        self._kept: list[Piece] = []  # read when there was no connection any more
         self._ever = False
         self._attempts = 0
         self._retry: IDelayedCall | None = None
@@ -117,7 +118,9 @@ class RawStreamService(EndpointService):
             return
         host = getattr(carrier.connected_to, "host", None)
         verdict = self.admission.judge(host)
-        if isinstance(verdict, Deferred):
+        if isinstance(verdict, Deferred) and len(self._judging) >= MAX_NEXT:
+            self._turn_away(carrier)
+        elif isinstance(verdict, Deferred):
             carrier.pause()
             self._judging.append(carrier)
             verdict.addCallback(self._judged, carrier)
@@ -152,7 +155,7 @@ class RawStreamService(EndpointService):
             else:
                 carrier.close()
             return
-        self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
+        self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, False
         text = address_text(carrier.connected_to)
         self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
         if self._sink is not None:
@@ -161,6 +164,11 @@ class RawStreamService(EndpointService):
             )
             self._origin.peer_text = text
         self.ends.start_input(self, failed=self.watch.fail, ended=self.watch.changed)
+        kept, self._kept = self._kept, []
+        self.accept(kept)
+        if self.ends.at_end:
+            # The end of the input is for every connection.
+            carrier.shut()
         self._on_room()
         self.watch.changed()
 
@@ -252,7 +260,9 @@ class RawStreamService(EndpointService):
 
     def accept(self, pieces: list[Piece]) -> int:
         """Send the input as it is."""
-        if self._carrier is not None:
+        if self._carrier is None:
+            self._kept += pieces
+        elif pieces:
             self._began = True
             for piece in pieces:
                 self._carrier.send(piece.payload)

@@ -20,6 +20,7 @@ from mysocket.core.session import Event
 from mysocket.core.wire import Bye, Hello, Reason
 from tests.support.network import Person
 
+
 class Ear:
     """The owner of a carrier: keeps what it is told, and lets tests wait for it."""
 

@@ -112,6 +112,14 @@ def test_a_message_over_the_limit_is_refused_with_its_position() -> None:
     assert messages(cut(LineCutter(), [b"xxx\n"]), limit=3) == [b"xxx"]
 
 
+@pytest.mark.parametrize("size", [300_000, 3])
+def test_a_message_of_just_the_limit_passes_however_it_is_cut(size: int) -> None:
+    assert messages(cut(LineCutter(), [b"x" * size + b"\nend\n"]), limit=size) == [b"x" * size, b"end"]
+    assert messages(cut(LineCutter(), [b"x" * size + b"\n"]), limit=size) == [b"x" * size]
+    with pytest.raises(MessageTooLong):
+        messages(cut(LineCutter(), [b"x" * (size + 1) + b"\n"]), limit=size)
+
+
 def test_the_limit_counts_the_message_and_not_what_follows_it() -> None:
     assembler = Assembler(MAX_PAYLOAD + 10)
     long = b"x" * (MAX_PAYLOAD + 5)

@@ -81,6 +81,11 @@ def test_a_line_without_its_end_gets_one_before_another_stream_goes_on(other: st
     assert written(format, *after) == delimiter + b"one\ntwo\n"
 
 
+def test_raw_connections_have_no_stream_id_and_are_told_apart_too() -> None:
+    one, two = Sender(b"", greeted=False), Sender(b"", greeted=False)
+    assert written(PlainFormat(True), (lines(b"a", Flag.UNTERMINATED), one), (lines(b"b\n"), two)) == b"a\nb\n"
+
+
 def test_a_stream_that_goes_on_behind_its_own_last_line_is_left_alone() -> None:
     sender = Sender()
     assert written(PlainFormat(), (lines(b"x", Flag.UNTERMINATED), sender), (lines(b"y\n"), sender)) == b"xy\n"
@@ -97,8 +102,8 @@ def test_two_tails_behind_each_other_are_told_apart() -> None:
 # JSON -------------------------------------------------------------------------------------------------------------------------
 
 
-def objects(*blocks: tuple[Batch, Sender]) -> list[dict[str, object]]:
-    found = written(JsonFormat(LIMIT, lambda: NOW), *blocks)
+def objects(*blocks: tuple[Batch, Sender], now: float = NOW) -> list[dict[str, object]]:
+    found = written(JsonFormat(LIMIT, lambda: now), *blocks)
     assert found.endswith(b"\n") or not found
     return [json.loads(line) for line in found.split(b"\n")[:-1]]
 
@@ -113,6 +118,8 @@ def test_json_is_one_object_a_message_with_the_position_behind_it() -> None:
         {**common, "position": 115, "text": "tail"},
     ]
     assert objects((end(115), sender)) == []
+    [found] = objects((lines(b"x\n"), sender), now=1_700_000_000.0)
+    assert found["time"] == "2023-11-14T22:13:20.000000Z"
 
 
 def test_json_messages_are_one_line_each_whatever_is_in_them() -> None:

@@ -218,6 +218,14 @@ async def test_a_terminal_that_is_hung_up_ends_the_input_once(person: Person) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_connection_that_twisted_calls_lost_ends_the_input_once(person: Person) -> None:
+    person.source.start()
+    for _ in range(2):
+        person.source.connectionLost()
+        assert person.ends == [False] and person.ended == 1 and not person.reading
+
+
+@pytest_twisted.ensureDeferred
 async def test_nothing_is_read_without_room_and_all_the_rest_when_there_is_room_again(person: Person) -> None:
     person.room = 4
     person.source.start()

@@ -384,3 +384,28 @@ def test_plain_udp_says_once_that_it_is_raw() -> None:
         with mysocket("--udp", "--raw", "--peer", f"127.0.0.1:{port}", stdin=b"three\n") as client:
             client.wait_status(0)
             assert "--udp --raw" not in client.stderr_text
+
+
+def test_udp_input_waits_until_somebody_has_spoken() -> None:
+    with mysocket("--raw", "-u", "-p", 0, stdin=b"for the first\n") as listener:
+        port = listener.listening_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(TIMEOUT)
+            client.sendto(b"here I am\n", ("127.0.0.1", port))
+            assert client.recv(100) == b"for the first\n"
+        assert listener.wait() == 0 and listener.stdout == b"here I am\n"
+
+
+def test_udp_input_that_nobody_comes_for_is_no_success() -> None:
+    with mysocket("--raw", "-u", "-p", 0, "-w", "1", stdin=b"for nobody\n") as listener:
+        assert listener.wait() == 3
+
+
+def test_tcp_the_end_of_the_input_is_for_every_connection() -> None:
+    with mysocket("--raw", "-p", 0, "-k", stdin=b"once\n") as server:
+        port = server.listening_port()
+        for expected in (b"once\n", b""):
+            with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
+                client.shutdown(socket.SHUT_WR)
+                heard = b"".join(iter(lambda client=client: client.recv(100), b""))  # type: ignore[misc]
+                assert heard == expected
