@@ -47,8 +47,7 @@ class Process:
 
     def __init__(self, argv: Sequence[str], stdin: int | IO[bytes], stdout: int | IO[bytes]) -> None:
         self.argv = list(argv)
-        self._opened = contextlib.ExitStack()
-        self._stderr = self._opened.enter_context(tempfile.TemporaryFile())
+        self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115
         self._process = subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=self._stderr, cwd=ROOT, env=environment())
 
     @property
@@ -108,7 +107,7 @@ class Process:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self._opened.close()
+        self._stderr.close()
 
     def wait_bound(self, port: int) -> None:
         """Wait until it listens on this port. Nobody connects for that: nc would take it for its peer."""

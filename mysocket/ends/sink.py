@@ -60,7 +60,7 @@ class PlainFormat:
         if block.kind == Kind.END:
             return b""
         data = block.payload
-        # A line without a delimiter, the last or one that was broken off, stays as it was, unless another stream goes on behind it.
+        # A line without a delimiter, the last or one broken off, stays as it was, unless another stream goes on behind it.
         if self._open is not None and (self._open is not origin or self._open_stream != origin.stream_id):
             data = self._delimiter + bytes(data)
         self._open = None
