@@ -47,7 +47,7 @@ class Process:
 
     def __init__(self, argv: Sequence[str], stdin: int | IO[bytes], stdout: int | IO[bytes]) -> None:
         self.argv = list(argv)
-        self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115
+        self._stderr = open(os.memfd_create("stderr"), "w+b")
         self._process = subprocess.Popen(self.argv, stdin=stdin, stdout=stdout, stderr=self._stderr, cwd=ROOT, env=environment())
 
     @property
