@@ -12,12 +12,17 @@ from typing import Any
 
 from mysocket.core.batch import KNOWN_FLAGS, MAX_PAYLOAD, Batch, Bytes, Kind
 from mysocket.core.wire import (
+    BATCH_FRAME,
+    BATCH_REST,
+    HEAD,
     ID_SIZE,
     MAGIC,
     MAX_BYE_TEXT,
     MAX_HELLO,
     MAX_NAME,
     NONE,
+    RESUME_BODY,
+    U16,
     Ack,
     Attach,
     Bye,
@@ -33,13 +38,8 @@ from mysocket.core.wire import (
 )
 from mysocket.errors import NotMySocket, RemoteProtocolError
 
-_HEAD = Struct(">IB")
-_BATCH = Struct(">IBQBBQ")
-_BATCH_REST = Struct(">QBBQ")
-_RESUME_BODY = Struct(">16sQQQ")
 _U64 = Struct(">Q")
 _U64_U64 = Struct(">QQ")
-_U16 = Struct(">H")
 
 
 class FrameReader:
@@ -55,7 +55,7 @@ class FrameReader:
         self._handshake = True
         self._magic = 0  # bytes of the magic that have been seen
         self._head = bytearray()
-        self._head_size = _HEAD.size
+        self._head_size = HEAD.size
         self._type = 0
         self._parts: list[Bytes] = []
         self._missing = 0
@@ -94,19 +94,19 @@ class FrameReader:
         return len(expected)
 
     def _read_head(self, frames: list[Frame]) -> None:
-        if self._head_size == _HEAD.size:
-            length, self._type = _HEAD.unpack(self._head)
+        if self._head_size == HEAD.size:
+            length, self._type = HEAD.unpack(self._head)
             self._check(length - 1)
             if self._type == Type.BATCH:
-                self._head_size += _BATCH_REST.size
+                self._head_size += BATCH_REST.size
                 return
             self._missing = length - 1
             self._head.clear()
             return
-        length, _, start, kind, flags, checksum = _BATCH.unpack(self._head)
+        length, _, start, kind, flags, checksum = BATCH_FRAME.unpack(self._head)
         self._head.clear()
-        self._head_size = _HEAD.size
-        self._missing = length - 1 - _BATCH_REST.size
+        self._head_size = HEAD.size
+        self._missing = length - 1 - BATCH_REST.size
         if start + self._missing >= NONE or kind not in _KINDS or flags & ~KNOWN_FLAGS:
             raise RemoteProtocolError("a batch that cannot be")
         self._fields = (start, kind, flags, checksum)
@@ -120,7 +120,7 @@ class FrameReader:
             raise RemoteProtocolError(f"a frame of unknown type {self._type}")
         smallest, largest = bounds
         if self._type == Type.BATCH:
-            largest = _BATCH_REST.size + self._max_payload
+            largest = BATCH_REST.size + self._max_payload
         if not smallest <= size <= largest:
             raise RemoteProtocolError(f"a {Type(self._type).name} frame of {size} bytes")
 
@@ -140,7 +140,7 @@ _SIZES: dict[int, tuple[int, int]] = {
     Type.ATTACH: (16, 16),
     Type.RESUME: (40, 40),
     Type.START: (16, 16),
-    Type.BATCH: (_BATCH_REST.size + 1, 0),
+    Type.BATCH: (BATCH_REST.size + 1, 0),
     Type.ACK: (16, 16),
     Type.PING: (8, 8),
     Type.PONG: (8, 8),
@@ -159,11 +159,11 @@ def _decode(kind: int, body: bytes) -> Frame:
         case Type.ATTACH:
             return Attach(body)
         case Type.RESUME:
-            return Resume(*_RESUME_BODY.unpack(body))
+            return Resume(*RESUME_BODY.unpack(body))
         case Type.START:
             return Start(*_U64_U64.unpack(body))
         case Type.BYE:
-            return Bye(_U16.unpack_from(body)[0], body[2:].decode(errors="replace"))
+            return Bye(U16.unpack_from(body)[0], body[2:].decode(errors="replace"))
         case _:
             return _decode_hello(body)
 

@@ -151,20 +151,20 @@ class Bye:
 
 Frame = Hello | Attach | Resume | Start | Batch | Ack | Ping | Pong | Bye
 
-_HEAD = Struct(">IB")
-_BATCH = Struct(">IBQBBQ")
-_BATCH_REST = Struct(">QBBQ")
-_RESUME = Struct(">IB16sQQQ")
-_TWO = Struct(">IBQQ")
-_ONE = Struct(">IBQ")
-_RESUME_BODY = Struct(">16sQQQ")
-_U16 = Struct(">H")
+HEAD = Struct(">IB")
+BATCH_FRAME = Struct(">IBQBBQ")
+BATCH_REST = Struct(">QBBQ")
+RESUME_FRAME = Struct(">IB16sQQQ")
+TWO = Struct(">IBQQ")
+ONE = Struct(">IBQ")
+RESUME_BODY = Struct(">16sQQQ")
+U16 = Struct(">H")
 
 
 def batch_header(batch: Batch) -> bytes:
     """The bytes before the payload of a BATCH frame; the payload follows as it is, so that it need not be copied."""
     size = len(batch.payload)
-    return _BATCH.pack(1 + _BATCH_REST.size + size, Type.BATCH, batch.start, batch.kind, batch.flags, batch.checksum)
+    return BATCH_FRAME.pack(1 + BATCH_REST.size + size, Type.BATCH, batch.start, batch.kind, batch.flags, batch.checksum)
 
 
 def encode(frame: Frame) -> bytes:
@@ -173,19 +173,19 @@ def encode(frame: Frame) -> bytes:
         case Batch():
             return batch_header(frame) + bytes(frame.payload)
         case Ack():
-            return _TWO.pack(17, Type.ACK, frame.position, frame.window)
+            return TWO.pack(17, Type.ACK, frame.position, frame.window)
         case Ping():
-            return _ONE.pack(9, Type.PING, frame.number)
+            return ONE.pack(9, Type.PING, frame.number)
         case Pong():
-            return _ONE.pack(9, Type.PONG, frame.number)
+            return ONE.pack(9, Type.PONG, frame.number)
         case Attach():
             return _framed(Type.ATTACH, frame.stream)
         case Resume():
-            return _RESUME.pack(1 + _RESUME_BODY.size, Type.RESUME, frame.stream, frame.position, frame.chain, frame.window)
+            return RESUME_FRAME.pack(1 + RESUME_BODY.size, Type.RESUME, frame.stream, frame.position, frame.chain, frame.window)
         case Start():
-            return _TWO.pack(17, Type.START, frame.position, frame.chain)
+            return TWO.pack(17, Type.START, frame.position, frame.chain)
         case Bye():
-            return _framed(Type.BYE, _U16.pack(frame.reason) + shorten(frame.text, MAX_BYE_TEXT))
+            return _framed(Type.BYE, U16.pack(frame.reason) + shorten(frame.text, MAX_BYE_TEXT))
         case Hello():
             return _framed(Type.HELLO, _hello_body(frame))
 
@@ -196,7 +196,7 @@ def shorten(text: str, size: int) -> bytes:
 
 
 def _framed(kind: Type, body: bytes) -> bytes:
-    return _HEAD.pack(1 + len(body), kind) + body
+    return HEAD.pack(1 + len(body), kind) + body
 
 
 def _hello_body(hello: Hello) -> bytes:

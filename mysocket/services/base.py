@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,7 +37,7 @@ def keep_freed_memory() -> None:
     bytes(4 * 1024 * 1024)
 
 
-class EndpointService(Service):
+class EndpointService(Service, ABC):
     """What every kind of session has in common: ends, a listener, a watch over when to leave.
 
     :param ends: where messages come from and go to.
@@ -58,41 +59,41 @@ class EndpointService(Service):
 
     # For those who inherit ------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def own(self) -> Own:
         """The state of the own input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def undelivered(self) -> int:
         """Bytes of messages that were given and are not acknowledged."""
-        raise NotImplementedError
 
     def undelivered_text(self) -> str:
         """The same for people."""
         return f"{self.undelivered()} bytes"
 
+    @abstractmethod
     def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def alone_since(self) -> float | None:
         """Since when nobody is there, in seconds; None while somebody is."""
-        raise NotImplementedError
 
     def missing(self) -> bool:
         """Data is known to be missing."""
         return False
 
+    @abstractmethod
     async def start(self) -> None:
         """Listen and dial."""
-        raise NotImplementedError
 
+    @abstractmethod
     def say_goodbye(self, why: str) -> Deferred[None]:
         """Say the last word to everybody; fires when every connection is closed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self) -> None:
         """Drop every connection that is not closed yet."""
-        raise NotImplementedError
 
     def name_undelivered(self) -> None:
         """Tell the user what was not delivered."""
