@@ -88,11 +88,6 @@ class Ends:
             return None
         return max(0, os.fstat(STDIN).st_size - os.lseek(STDIN, 0, os.SEEK_CUR))
 
-    @property
-    def at_end(self) -> bool:
-        """The input has ended, or was empty from the start: /dev/null. One that is not read at all does not end."""
-        return self.input_ended or self._stdin is What.NULL and not self.stays
-
     def greet(self) -> None:
         """Say what a person at the terminal should know."""
         if self.interactive:

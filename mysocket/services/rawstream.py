@@ -155,7 +155,9 @@ class RawStreamService(EndpointService):
             else:
                 carrier.close()
             return
-        self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, False
+        # An input that ended before has been half-closed once. A later connection (-k) is closed when its peer ends: a half-close at
+        # once would make socat give up half a second later, in the middle of what it sends.
+        self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
         text = address_text(carrier.connected_to)
         self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
         if self._sink is not None:
@@ -166,9 +168,6 @@ class RawStreamService(EndpointService):
         self.ends.start_input(self, failed=self.watch.fail, ended=self.watch.changed)
         kept, self._kept = self._kept, []
         self.accept(kept)
-        if self.ends.at_end:
-            # The end of the input is for every connection.
-            carrier.shut()
         self._on_room()
         self.watch.changed()
 

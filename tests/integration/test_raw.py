@@ -401,7 +401,7 @@ def test_udp_input_that_nobody_comes_for_is_no_success() -> None:
         assert listener.wait() == 3
 
 
-def test_tcp_the_end_of_the_input_is_for_every_connection() -> None:
+def test_tcp_after_the_end_of_the_input_a_later_connection_is_closed_when_its_peer_ends() -> None:
     with mysocket("--raw", "-p", 0, "-k", stdin=b"once\n") as server:
         port = server.listening_port()
         for expected in (b"once\n", b""):
