@@ -155,8 +155,8 @@ class RawStreamService(EndpointService):
             else:
                 carrier.close()
             return
-        # An input that ended before has been half-closed once. A later connection (-k) is closed when its peer ends: a half-close at
-        # once would make socat give up half a second later, in the middle of what it sends.
+        # An input that ended before has been half-closed once. A later connection (-k) is closed when its peer ends: a half-close
+        # at once would make socat give up half a second later, in the middle of what it sends.
         self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
         text = address_text(carrier.connected_to)
         self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
