@@ -87,7 +87,7 @@ async def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) ->
     endpoint = server_endpoint(reactor, text)
     try:
         return [await endpoint.listen(factory)]
-    except (error.CannotListenError, OSError) as problem:
+    except (error.CannotListenError, OSError, OverflowError, ValueError) as problem:
         raise _cannot_listen(problem, text) from None
 
 

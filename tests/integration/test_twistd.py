@@ -170,3 +170,12 @@ def test_a_socket_from_systemd_is_listened_on(tmp_path: Path) -> None:
             assert sender.wait() == 0
         assert receiver.wait() == 0
     assert received.read_bytes() == b"through systemd's socket\n"
+
+
+def test_in_the_foreground_the_first_interrupt_waits_for_what_is_not_delivered() -> None:
+    with twistd("--peer", f"127.0.0.1:{free_port()}", stdin=b"for nobody\n") as service:
+        service.wait_line("refused the connection")
+        service.kill(signal.SIGINT)
+        service.wait_line(r"1 message \(11 bytes\) not delivered yet")
+        service.kill(signal.SIGINT)
+        assert service.wait() == 130
