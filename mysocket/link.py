@@ -7,7 +7,7 @@ ritual after everything that happens: :meth:`Link.settle` sends what is due and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatchmethod
+from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -94,7 +94,7 @@ class Link:
         self.away_since: float | None = clock.seconds()
         self._company = company
         self._carriers: dict[Session, StreamProtocol] = {}
-        self._settling = False
+        self._settling = self._reacting = False
         self._timer: IDelayedCall | None = None
         self._leaving = False
         self._refusal_told = False
@@ -244,8 +244,9 @@ class Link:
     def event(self, carrier: StreamProtocol, event: Event) -> None:
         if carrier.session.is_over and not isinstance(event, Broken | Bye):
             return
+        self._reacting = True
         try:
-            self._on(event, carrier)
+            REACTIONS[type(event)](self, event, carrier)
         except RemoteProtocolError as error:
             self._company.tell(str(error))
             self._close(carrier, Reason.PROTOCOL, error.text)
@@ -257,29 +258,23 @@ class Link:
             self.receiving.acknowledge(self.clock.seconds(), at_once=True)
             self._close(carrier, Reason.TOO_LONG, str(error))
             self._company.fail(self, error)
+        finally:
+            self._reacting = False
 
-    @singledispatchmethod
-    def _on(self, event: Event, carrier: StreamProtocol) -> None:
-        """One small function for each kind of event."""
-
-    @_on.register
     def _on_batch(self, batch: Batch, carrier: StreamProtocol) -> None:
         if not self._leaving:
             # What is written now could not be acknowledged any more, and would come again.
             self.receiving.take(carrier.session, batch, self)
 
-    @_on.register
     def _on_ack(self, ack: Ack, carrier: StreamProtocol) -> None:
         if self.sending.acknowledged(carrier.session, ack):
             self._company.changed(self)
 
-    @_on.register
     def _on_attach(self, attach: Attach, carrier: StreamProtocol) -> None:
         before = self.receiving.attach(carrier.session, attach)
         if before is not None and before in self._carriers:
             self._close(self._carriers[before], Reason.MOVED, "the stream is attached to another connection")
 
-    @_on.register
     def _on_resume(self, resume: Resume, carrier: StreamProtocol) -> None:
         assert self.peer is not None
         if self.sending.resume(carrier.session, resume, self.peer) and not self.sending.delivered:
@@ -288,7 +283,6 @@ class Link:
                 "going on behind them"
             )
 
-    @_on.register
     def _on_start(self, start: Start, carrier: StreamProtocol) -> None:
         fresh = self.receiving.inbox.nothing_taken
         broken = self.receiving.start(carrier.session, start)
@@ -301,7 +295,6 @@ class Link:
         elif fresh and start.position:
             self._company.tell(f"{self.peer_text} goes on at position {start.position}: what came before went to an earlier run")
 
-    @_on.register
     def _on_bye(self, bye: Bye, carrier: StreamProtocol) -> None:
         if bye.reason == Reason.DONE:
             if self.receiving.done(carrier.session):
@@ -323,7 +316,6 @@ class Link:
         if error is not None:
             self._company.fail(self, error(text, peer=self.peer_text))
 
-    @_on.register
     def _on_broken(self, broken: Broken, carrier: StreamProtocol) -> None:
         silent = isinstance(broken.error, Silent)
         self._company.tell(str(broken.error))
@@ -341,7 +333,9 @@ class Link:
         inbox = self.receiving.inbox
         if inbox.at_end and position == inbox.taken:
             self._company.changed(self)
-        self.settle()
+        if not self._reacting:
+            # Else whoever brought the event settles when all events of one read are handled.
+            self.settle()
 
     # What is due ----------------------------------------------------------------------------------------------------------------
 
@@ -407,3 +401,15 @@ class Link:
             elif session is not outbox.session or not outbox.said_done:
                 session.bye(Reason.DONE)
             carrier.finish()
+
+
+#: What a link does on each kind of event.
+REACTIONS: dict[type[Event], Callable[[Link, Any, StreamProtocol], None]] = {
+    Ack: Link._on_ack,
+    Attach: Link._on_attach,
+    Batch: Link._on_batch,
+    Broken: Link._on_broken,
+    Bye: Link._on_bye,
+    Resume: Link._on_resume,
+    Start: Link._on_start,
+}
