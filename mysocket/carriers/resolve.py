@@ -23,7 +23,6 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 _FAMILIES: dict[type[IAddress], int] = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6}
-_TYPES = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 
 Found = list[tuple[int, str]]
 

@@ -17,7 +17,7 @@ from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
-from mysocket.errors import UnknownHost
+from mysocket.errors import MessageTooLong, UnknownHost
 from mysocket.options import Settings, split_host_port
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
@@ -57,7 +57,8 @@ class RawDatagramService(EndpointService):
         self._queued = 0
         self._partial: list[bytes] = []
         self._partial_size = 0
-        self._call: IDelayedCall | None = None
+        self._call: IDelayedCall | None = None  # the next datagrams
+        self._retry: IDelayedCall | None = None  # the next look-up
         self._log = RateLimitedLog(voice.tell, reactor)
         self._heard: float = reactor.seconds()
         self._stopped = False
@@ -120,7 +121,7 @@ class RawDatagramService(EndpointService):
                     return
             if not self._stopped:
                 self.watch.report(UnknownHost("the look-up found no address", host=host))
-                self._call = self.reactor.callLater(build.LAST_RETRY / 2, self._look_up, host, port)
+                self._retry = self.reactor.callLater(build.LAST_RETRY / 2, self._look_up, host, port)
 
         self.resolver.look_up(host).addCallback(found)
 
@@ -174,7 +175,10 @@ class RawDatagramService(EndpointService):
             datagram += self._delimiter
         elif self.settings.json and self._delimiter:
             datagram = datagram.removesuffix(self._delimiter)
-        self._origin.message(datagram)
+        try:
+            self._origin.message(datagram)
+        except MessageTooLong as error:
+            self.watch.voice.complain(str(error))
         if self._origin.waiting > OUTPUT_HIGH_WATER and not self._paused:
             # What does not fit into the kernel's buffer meanwhile is lost, as UDP has it.
             self._paused = True
@@ -281,8 +285,9 @@ class RawDatagramService(EndpointService):
 
     def say_goodbye(self, why: str) -> Deferred[None]:
         self._stopped = True
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        for call in (self._call, self._retry):
+            if call is not None and call.active():
+                call.cancel()
         return succeed(None)
 
     def abort(self) -> None:

@@ -199,7 +199,10 @@ class RawStreamService(EndpointService):
             return
         self._peer_ended = True
         if self._origin is not None:
-            self._origin.end()
+            try:
+                self._origin.end()
+            except MySocketError as error:
+                self.watch.fail(error)
         if self.ends.input is Input.OPEN and not self.ends.input_ended:
             self.watch.tell("the peer has ended its side")
         if self.ends.input is Input.NONE or self._shut:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -409,3 +410,42 @@ def test_tcp_after_the_end_of_the_input_a_later_connection_is_closed_when_its_pe
                 client.shutdown(socket.SHUT_WR)
                 heard = b"".join(iter(lambda client=client: client.recv(100), b""))  # type: ignore[misc]
                 assert heard == expected
+
+
+def test_udp_sends_when_a_name_that_was_unknown_is_known_at_last() -> None:
+    script = (
+        "import socket, sys\n"
+        "real, asked = socket.getaddrinfo, []\n"
+        "def later(host, *rest, **named):\n"
+        "    if host != 'hostb.example':\n"
+        "        return real(host, *rest, **named)\n"
+        "    asked.append(host)\n"
+        "    if len(asked) == 1:\n"
+        "        raise socket.gaierror('not yet')\n"
+        "    return real('127.0.0.1', *rest, **named)\n"
+        "socket.getaddrinfo = later\n"
+        "from mysocket.carriers import build\n"
+        "build.LAST_RETRY = 0.2\n"
+        "from mysocket.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(TIMEOUT)
+        peer = f"hostb.example:{listener.getsockname()[1]}"
+        argv = [sys.executable, "-c", script, "--raw", "-u", "--peer", peer, "--send-only"]
+        with Program(argv, stdin=b"at last\n") as sender:
+            assert listener.recv(100) == b"at last\n"
+            assert sender.wait() == 0
+            assert "is unknown" in sender.stderr_text
+
+
+def test_udp_a_message_that_is_too_long_is_named_and_the_next_goes_on() -> None:
+    with mysocket("--raw", "-u", "-p", 0, "--json", "--max-message", "10", "--recv-only") as listener:
+        port = listener.listening_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"x" * 20 + b"\n", ("127.0.0.1", port))
+            client.sendto(b"short\n", ("127.0.0.1", port))
+            listener.wait_output(b'"text": "short"')
+        listener.wait_line("larger than --max-message")
+        assert "Traceback" not in listener.stderr_text
