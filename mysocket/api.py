@@ -94,6 +94,7 @@ class _Relations:
     """The sink and watcher of a node whose links are peers of a program."""
 
     whole = True
+    repeats = False
 
     def __init__(self, reactor: Any, *, hub: bool, name: str | None, max_message: int, admission: Admission | None) -> None:
         self.peers: dict[object, Peer] = {}
@@ -131,6 +132,9 @@ class _Relations:
         messages = list(split(block, self._max_message))
         if origin in self.peers:
             self.peers[origin].take(block, messages)
+
+    def agreed(self) -> None:
+        """What a program has taken cannot be taken back."""
 
     # Watcher
 

@@ -87,8 +87,8 @@ class StateLoss(MySocketError):
 
 
 class AnotherPeer(MySocketError):
-    """Messages wait for node {ours}, but node {theirs} answered: not sent to somebody else. Start that node again, or end this
-    program to give the messages up."""
+    """Messages wait for node {ours}, but node {theirs} answered: not sent to somebody else. Start that node again; for another
+    peer use another --spool. Without a spool the messages are given up when this program ends."""
 
     status = USAGE
 
@@ -154,3 +154,44 @@ class BrokenOff(MySocketError):
     """The stream of {peer} was broken off before its end, and will not go on: data is missing."""
 
     status = MISSING
+
+
+class SpoolLocked(MySocketError):
+    """The spool {directory} is in use by process {pid} ({role}); only one process at a time can hold it. Wait for that process
+    or end it, or give another directory."""
+
+    status = USAGE
+
+
+class UnsafeSpool(MySocketError):
+    """{where} is not safe for a spool: {text}."""
+
+    status = USAGE
+
+
+class DiskFailed(MySocketError):
+    """A write to {where} failed ({text}), and nobody knows what of it is on the disk. Stopped, to be safe: nothing of it was
+    acknowledged, and the next start reads what is really there. Check the disk first."""
+
+    status = DISK
+
+
+class OutputShortened(MySocketError):
+    """{where} has {size} bytes, but {length} were written to it: somebody has cut it or made it anew, and data that was
+    acknowledged is missing. Put it back, or go on without with --accept-loss."""
+
+    status = MISSING
+
+
+class OutputShared(MySocketError):
+    """{where} has {size} bytes instead of {length}: something else writes to it. With --spool nobody else may; stopped, because
+    nobody could say any more what is in it twice or not at all. Give --output a file of its own."""
+
+    status = MISSING
+
+
+class OtherPeerWaits(MySocketError):
+    """{waiting} in {spool} wait for {ours}; not sent to {theirs}. Deliver them first (--peer {ours}), or use another --spool for
+    the other peer."""
+
+    status = USAGE

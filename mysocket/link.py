@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from mysocket import failpoints
 from mysocket.carriers.stream import StreamProtocol
 from mysocket.core.batch import Batch, Piece
 from mysocket.core.ending import PeerFacts
@@ -20,16 +21,16 @@ from mysocket.core.session import Broken, Event, Session, Silent
 from mysocket.core.wire import Ack, Attach, Bye, Hello, Input, Reason, Resume, Start
 from mysocket.ends.escape import one_line
 from mysocket.errors import (
-    AnotherPeer,
     MessageTooLong,
     MySocketError,
     RefusedByPeer,
     RemoteProtocolError,
     StateLoss,
 )
-from mysocket.receiving import Receiving, Sink
+from mysocket.receiving import Receiving
 from mysocket.sending import Sending
 from mysocket.spool.interface import Spool
+from mysocket.spool.ledger import Entry
 
 #: Reasons in a BYE after which trying again is of no use.
 FATAL: dict[int, type[MySocketError]] = {
@@ -61,14 +62,16 @@ class Company(Interface):
     def broken_off(self, link: Link) -> None:
         """The peer's stream was broken off; what comes next is another."""
 
+    def renew(self, link: Link, error: StateLoss) -> bool:
+        """Positions do not match. True: the user accepts that, and the link goes on with a new stream."""
+
 
 class Link:
     """This node's relation to one peer.
 
     :param key: what the node finds it by.
     :param hello: what this node says of itself to this peer; its ``input`` says whether this link has something to send.
-    :param sink: takes what is received, or None with ``--send-only``.
-    :param max_message: the largest message in bytes that is put together for the sink.
+    :param receiving: the peer's half.
     """
 
     def __init__(
@@ -78,15 +81,15 @@ class Link:
         clock: IReactorTime,
         hello: Hello,
         spool: Spool,
-        sink: Sink | None,
+        receiving: Receiving,
         company: Company,
-        max_message: int,
     ) -> None:
         self.key = key
         self.clock = clock
         self.hello = hello
         self.sending = Sending(spool, hello.input)
-        self.receiving = Receiving(sink, company.window, max_message)
+        self.sending.on_ready = self._ready
+        self.receiving = receiving
         #: What the peer said of itself when it was linked last.
         self.peer: Hello | None = None
         self.peer_text = "the peer"
@@ -99,6 +102,7 @@ class Link:
         self._leaving = False
         self._refusal_told = False
         self._left_told = False
+        self._waiting_resume: tuple[StreamProtocol, Resume] | None = None
 
     # Facts ----------------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +120,11 @@ class Link:
     def connections(self) -> list[StreamProtocol]:
         """Those that are up."""
         return list(self._carriers.values())
+
+    @property
+    def repeats_until(self) -> int:
+        """Messages up to this position may have been written by an earlier process."""
+        return self.receiving.repeats_until
 
     def facts(self) -> PeerFacts | None:
         """What leaving depends on, once the peer was ever here."""
@@ -170,27 +179,31 @@ class Link:
 
     # Connections ----------------------------------------------------------------------------------------------------------------
 
-    def adopt(self, carrier: StreamProtocol, peer: Hello, text: str) -> None:
-        """A session whose HELLO has come is this link's from now on. ``text`` names the peer for people.
+    def adopt(self, carrier: StreamProtocol, peer: Hello, text: str, earlier: Entry | None = None) -> None:
+        """A session whose HELLO has come is this link's from now on.
 
+        :param text: names the peer for people.
+        :param earlier: a stream that came from this peer before this process began.
         :raises AnotherPeer: messages wait for another node, which keeps its state on disk.
+        :raises StateLoss: the peer has lost its spool.
         """
-        known = self.peer
-        if known is not None and known.durable and known.node != peer.node and self.sending.outbox.unacknowledged:
-            raise AnotherPeer(ours=known.node.hex(), theirs=peer.node.hex())
+        failpoints.reach("H1")
+        self.sending.meet(peer)
+        news = self.receiving.meet(peer, earlier)
         session = carrier.session
         if not session.is_open:
             session.greet(self.hello)
         carrier.owner = self
         first = not self._carriers
+        if not first:
+            failpoints.reach("H2")
         self._carriers[session] = carrier
         self.peer, self.peer_text, self.away_since = peer, text, None
         self._left_told = False
         if first:
             self._company.tell(f"linked with {text}")
-        position = self.receiving.inbox.taken
-        if self.receiving.replaced_by(peer.stream):
-            self._company.tell(f"the stream of {text} was broken off at position {position}: data is missing")
+        if news is not None:
+            self._company.tell(news)
             self._company.broken_off(self)
         self._attach()
         self._check_taker()
@@ -251,8 +264,10 @@ class Link:
             self._company.tell(str(error))
             self._close(carrier, Reason.PROTOCOL, error.text)
         except StateLoss as error:
-            self._close(carrier, Reason.STATE_LOSS, error.text)
-            self._company.fail(self, error)
+            renewed = self._company.renew(self, error)
+            self._close(carrier, Reason.LEFT if renewed else Reason.STATE_LOSS, error.text)
+            if not renewed:
+                self._company.fail(self, error)
         except MessageTooLong as error:
             self.receiving.give_up(error)
             self.receiving.acknowledge(self.clock.seconds(), at_once=True)
@@ -277,6 +292,9 @@ class Link:
 
     def _on_resume(self, resume: Resume, carrier: StreamProtocol) -> None:
         assert self.peer is not None
+        if not self.sending.spool.seek(resume.position):
+            self._waiting_resume = (carrier, resume)
+            return
         if self.sending.resume(carrier.session, resume, self.peer) and not self.sending.delivered:
             self._company.tell(
                 f"{self.peer_text} was restarted without the {self.sending.spool.retired} bytes it had acknowledged; "
@@ -298,6 +316,8 @@ class Link:
     def _on_bye(self, bye: Bye, carrier: StreamProtocol) -> None:
         if bye.reason == Reason.DONE:
             if self.receiving.done(carrier.session):
+                if self.peer is not None:
+                    self.receiving.finished(self.peer)
                 self._company.changed(self)
             return
         carrier.session.is_over = True
@@ -313,6 +333,8 @@ class Link:
             self._company.tell(f"{self.peer_text} closed the connection: {text}")
         carrier.drop()
         self._detach(carrier.session)
+        if error is StateLoss:
+            self.receiving.lost_state()
         if error is not None:
             self._company.fail(self, error(text, peer=self.peer_text))
 
@@ -325,9 +347,20 @@ class Link:
             # What does not answer will not close its side either.
             carrier.abort()
 
+    def _ready(self) -> None:
+        """The spool has committed or fetched something."""
+        waiting, self._waiting_resume = self._waiting_resume, None
+        if waiting is not None and waiting[0].session is self.sending.outbox.session:
+            self.event(*waiting)
+        if not self._reacting:
+            self.settle()
+
     def written(self, position: int) -> None:
         """The sink has all before ``position``: commit, then acknowledge."""
-        waiting = self.receiving.written(position)
+        self.receiving.written(position, self.peer, self._committed)
+
+    def _committed(self, position: int) -> None:
+        waiting = self.receiving.committed(position)
         if waiting is not None and waiting[0] in self._carriers:
             self.event(self._carriers[waiting[0]], waiting[1])
         inbox = self.receiving.inbox

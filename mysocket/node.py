@@ -6,7 +6,7 @@ A node with a ``--peer`` has one link. A node that only listens (a hub) has one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
@@ -19,9 +19,11 @@ from mysocket.core.ending import PeerFacts, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import ID_SIZE, Hello, Input, Reason
 from mysocket.ends.escape import one_line
-from mysocket.errors import AnotherPeer, MySocketError
+from mysocket.errors import AnotherPeer, MySocketError, StateLoss
 from mysocket.link import Link
-from mysocket.receiving import Sink
+from mysocket.receiving import Receiving, Sink
+from mysocket.spool.interface import DurableSpool, Spool
+from mysocket.spool.ledger import Entry
 from mysocket.spool.memory import MemorySpool
 from mysocket.strangers import Strangers
 
@@ -58,6 +60,8 @@ class Character:
     all_send: bool = False
     max_message: int = 16 * 1024 * 1024
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    #: Go on where state was lost, here or at a peer.
+    accept_loss: bool = False
 
 
 class Node:
@@ -66,6 +70,8 @@ class Node:
     :param random_bytes: ``os.urandom``, or a seeded one in tests.
     :param admission: who may connect; None: everybody who can.
     :param sink: where everything that is received goes, or None if nothing is taken.
+    :param spool: keeps the own stream and the positions of others; None: all ends with this process.
+    :param now: the time in seconds since the epoch.
     """
 
     def __init__(
@@ -77,10 +83,13 @@ class Node:
         sink: Sink | None,
         watcher: Watcher,
         admission: Admission | None = None,
+        spool: DurableSpool | None = None,
+        now: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.character = character
         self.clock = clock
-        self.id = random_bytes(ID_SIZE)
+        self.spool = spool
+        self.id = random_bytes(ID_SIZE) if spool is None else spool.node
         #: Links by the node id of their peer; the one link of a node with a ``--peer`` stands under b"".
         self.links: dict[bytes, Link] = {}
         #: Called with each link that has an input, when it is made.
@@ -97,10 +106,11 @@ class Node:
         self.missing = False
         self._random = random_bytes
         self._sink = sink
+        self._now = now
         self._watcher = watcher
         self._finished: PeerFacts | None = None  # stands for all that have finished and gone
         self._closed: Deferred[None] | None = None
-        self._had_link = False
+        self._own_link: Link | None = None  # the one that sends the own input
         self._up: set[Link] = set()
         self._dismissed: dict[bytes, None] = {}  # nodes that were left on purpose; an ordered set
         self.strangers = Strangers(self, clock, admission)
@@ -173,27 +183,64 @@ class Node:
         self.on_broken_off(link)
 
     def _make_link(self, key: bytes) -> Link:
-        character = self.character
-        first, self._had_link = not self._had_link, True
+        character, durable = self.character, self.spool
+        own = self._gets_own_input(key)
+        spool: Spool = durable if durable is not None and own else MemorySpool(self._random(ID_SIZE))
         hello = Hello(
             node=self.id,
-            stream=self._random(ID_SIZE),
+            stream=spool.stream,
             name=character.name,
-            # The own input of a hub goes to the first node that comes.
-            input=character.input if first or character.all_send else Input.NONE,
+            durable=durable is not None,
+            input=character.input if own or character.all_send else Input.NONE,
             takes=character.takes,
+            place=durable.place if durable is not None else b"",
         )
-        link = Link(
-            key=key,
-            clock=self.clock,
-            hello=hello,
-            spool=MemorySpool(hello.stream),
-            sink=self._sink,
-            company=self,
-            max_message=character.max_message,
+        receiving = Receiving(
+            self._sink,
+            self.window,
+            character.max_message,
+            ledger=durable.ledger if durable is not None else None,
+            now=self._now,
+            accept_loss=character.accept_loss,
         )
+        link = Link(key=key, clock=self.clock, hello=hello, spool=spool, receiving=receiving, company=self)
+        if own:
+            self._own_link = link
         self.links[key] = link
         return link
+
+    def _gets_own_input(self, key: bytes) -> bool:
+        """The own input of a hub goes to the first node that comes, or to the one for which some of it waits in the spool."""
+        if self._own_link is not None:
+            return False
+        if not key or self.spool is None or self.spool.recipient is None or self.spool.retired == self.spool.end:
+            return True
+        return self.spool.recipient.node == key
+
+    def renew(self, link: Link, error: StateLoss) -> bool:
+        if not self.character.accept_loss or self.spool is None or link is not self._own_link:
+            return False
+        stream = self._random(ID_SIZE)
+        self.tell(f"accepted: {error.text}. What waits here goes on as a new stream")
+        link.hello = replace(link.hello, stream=stream)
+        self.spool.renew(stream, link.settle)
+        return True
+
+    def _earlier(self, hello: Hello) -> Entry | None:
+        """The stream that a peer sent before this process began: the one it has, or the one it would have if it were not lost."""
+        if self.spool is None:
+            return None
+        same = self.spool.ledger.find(hello.stream)
+        if same is not None:
+            return same
+        latest = sorted(self.spool.ledger, key=lambda entry: entry.time, reverse=True)
+        for entry in latest:
+            if self.character.hub and (linked := self.links.get(entry.node)) is not None and linked.linked:
+                continue  # whoever is here has not been replaced
+            at_home = entry.place == hello.place if hello.place and entry.place else entry.name == hello.name
+            if entry.node == hello.node or not self.character.hub or entry.durable and at_home:
+                return entry
+        return None
 
     # Host of strangers ----------------------------------------------------------------------------------------------------------
 
@@ -213,10 +260,17 @@ class Node:
             self.strangers.turn_away(carrier, Reason.BUSY, refusal)
             return
         try:
-            link.adopt(carrier, hello, text)
+            link.adopt(carrier, hello, text, self._earlier(hello) if link.peer is None else None)
         except AnotherPeer as error:
             self.strangers.turn_away(carrier, Reason.REFUSED, "messages for another node wait here")
             self._watcher.fail(error)
+            return
+        except StateLoss as error:
+            self.strangers.turn_away(carrier, Reason.STATE_LOSS, error.text)
+            if fresh:
+                del self.links[hello.node]
+                self._finished = PeerFacts(hello.input, Progress.BROKEN)
+            self.fail(link, error)
             return
         if fresh and link.hello.input is not Input.NONE:
             self.on_link(link)

@@ -66,6 +66,13 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise ValueError(f"{text!r} is not a range of addresses; write 10.0.0.0/8, 2001:db8::/32, or a single address") from None
 
 
+def _spool_size(text: str) -> int:
+    size = parse_size(text)
+    if size < LEAST_SPOOL:
+        raise ValueError(f"{text!r} is too small; a spool has at least 1M")
+    return size
+
+
 def _file_name(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is not a file name")
@@ -99,7 +106,9 @@ class Option:
             raise UsageError(f"--{self.long}: {error}") from None
 
 
-WHERE, HOW, WHEN = "Where to", "What passes, and how", "When to leave"
+WHERE, HOW, KEEP, WHEN = "Where to", "What passes, and how", "What survives", "When to leave"
+#: Bytes that wait on disk, unless --max-spool says otherwise, and the least it may say.
+MAX_SPOOL, LEAST_SPOOL = 1024**3, 1024**2
 
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
@@ -136,6 +145,13 @@ OPTIONS: tuple[Option, ...] = (
            help="write the local time (RFC 3339) before each line received"),
     Option("max-message", None, "SIZE", VALUE, 16 * 1024**2, parse_size, field="max_message", group=HOW,
            help="largest message put together where whole ones are needed (JSON, a terminal, many senders); default 16M"),
+
+    Option("spool", None, "DIR", VALUE, None, _file_name, field="spool", group=KEEP,
+           help="keep in DIR what is not acknowledged, and how far the peer has come: survives crashes and power cuts"),
+    Option("max-spool", None, "SIZE", VALUE, MAX_SPOOL, _spool_size, field="max_spool", group=KEEP,
+           help="largest size of what waits in the spool; then the input waits too; default 1G"),
+    Option("accept-loss", None, None, FLAG, False, bool, field="accept_loss", group=KEEP,
+           help="go on where a spool or an output file was lost or put back, here or at the peer; what is missing stays missing"),
 
     Option("wait", "w", "SECS", VALUE, None, parse_duration, field="wait", group=WHEN,
            help="give up with status 3 when the peer cannot be reached, or stays away, for so long; default: keep trying"),
@@ -192,6 +208,9 @@ class Settings:
     linger: float | None
     keep_open: bool
     max_message: int
+    spool: str | None
+    max_spool: int
+    accept_loss: bool
     verbose: bool
     quiet: bool
 
@@ -281,6 +300,17 @@ def _classic(port: str | None, peer: str | None, positionals: Sequence[str]) -> 
             raise UsageError(f"{len(positionals)} arguments are too many; the form is {CLASSIC}")
 
 
+def _check_spool(fields: Mapping[str, Any]) -> None:
+    if fields["spool"] is not None:
+        if fields["raw"] or fields["udp"]:
+            how = "--raw" if fields["raw"] else "--udp"
+            raise UsageError(f"--spool and {how} exclude each other: without acknowledgements nobody knows what may be forgotten")
+    elif fields["accept_loss"]:
+        raise UsageError("--accept-loss says what to do about a spool; there is none without --spool DIR")
+    elif fields["max_spool"] != MAX_SPOOL:
+        raise UsageError("--max-spool is the size of a spool; there is none without --spool DIR")
+
+
 def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settings:
     """The Settings of a command line: `values`, already read, by the long names of the options, and the positional arguments."""
     for first, second, why in EXCLUSIVE:
@@ -292,6 +322,7 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
         if option.field:
             value: Any = values.get(option.long, option.default)
             fields[option.field] = bool(value) if option.kind == FLAG else tuple(value) if option.kind == REPEAT else value
+    _check_spool(fields)
     port, peer = _classic(fields["port"], fields["peer"], positionals)
     if port is None and peer is None:
         raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")

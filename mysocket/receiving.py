@@ -1,17 +1,22 @@
-"""What a link takes from its peer: batch to sink, then commit, then acknowledge."""
+"""What a link takes from its peer: batch to sink; when it is safe there, commit; then acknowledge.
+
+Without a ledger (no ``--spool``) what the sink has counts as committed at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol as Interface
 
-from mysocket.core.batch import Assembler, Batch
+from mysocket import failpoints
+from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch
 from mysocket.core.ending import Progress
 from mysocket.core.inbox import BrokenOff, Inbox
 from mysocket.core.session import Session
 from mysocket.core.wire import Attach, Hello, Input, Start
 from mysocket.ends.sink import Origin
-from mysocket.errors import MySocketError, RemoteProtocolError
+from mysocket.errors import MySocketError, RemoteProtocolError, StateLoss
+from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
 
 
 class Sink(Interface):
@@ -19,6 +24,8 @@ class Sink(Interface):
 
     #: Parts of long messages must be put together first.
     whole: bool
+    #: What was written and not committed stays there when this process dies, and comes again.
+    repeats: bool
 
     def write(self, block: Batch, origin: Origin) -> None:
         """Take a batch, or with :attr:`whole` a block of whole messages; call ``origin.written(block.end)`` when it is safe,
@@ -27,6 +34,9 @@ class Sink(Interface):
         :raises MessageTooLong: it holds a message that is larger than the sink puts together.
         """
 
+    def agreed(self) -> None:
+        """A peer and this side have agreed where its stream goes on: what an earlier process wrote beyond may go."""
+
 
 class Receiving:
     """The peer's stream on its way to the sink.
@@ -34,16 +44,33 @@ class Receiving:
     :param sink: takes what is received, or None with ``--send-only``.
     :param budget: gives the bytes that may be granted to the peer.
     :param max_message: the largest message in bytes that is put together for the sink.
+    :param ledger: where positions are committed, or None: they end with this process.
+    :param now: the time in seconds since the epoch.
+    :param accept_loss: go on where the peer's state was lost.
     """
 
-    def __init__(self, sink: Sink | None, budget: Callable[[], int], max_message: int) -> None:
+    def __init__(
+        self,
+        sink: Sink | None,
+        budget: Callable[[], int],
+        max_message: int,
+        *,
+        ledger: Ledger | None = None,
+        now: Callable[[], float] = lambda: 0.0,
+        accept_loss: bool = False,
+    ) -> None:
         self.inbox = Inbox()
+        #: Messages up to this position may have been written by an earlier process.
+        self.repeats_until = 0
         #: Data of the peer is known to be missing.
         self.broken = False
         #: The peer said BYE(done), or its stream will never go on.
         self.over = False
         self._sink = sink
         self._budget = budget
+        self._ledger = ledger
+        self._now = now
+        self._accept_loss = accept_loss
         self._assembler = Assembler(max_message) if sink is not None and sink.whole else None
         self._waiting: tuple[Session, Attach] | None = None
         self._refused: tuple[bytes, MySocketError] | None = None
@@ -53,12 +80,42 @@ class Receiving:
         """Is anything taken at all?"""
         return self._sink is not None
 
-    def replaced_by(self, stream: bytes) -> bool:
-        """The peer is there with ``stream``: True if another, which it sent before, is open and so will never go on."""
-        if self.inbox.stream in (None, stream) or self.progress is not Progress.OPEN or self.broken:
-            return False
+    def meet(self, peer: Hello, earlier: Entry | None) -> str | None:
+        """The peer has said who it is.
+
+        :param earlier: a stream that came from this peer before this process began.
+        :return: what to tell the user: a stream that it sent before is open, and so will never go on; or its loss is accepted.
+        :raises StateLoss: it is durable, and so was what it sent before: it has lost its spool.
+        """
+        if earlier is not None and self.inbox.stream is None:
+            self._restore(earlier)
+        before = self.inbox.stream
+        if before is None or before == peer.stream:
+            return None
+        entry = self._ledger.find(before) if self._ledger is not None else None
+        position = self.inbox.taken
+        if entry is not None and entry.durable and peer.durable:
+            if not self._accept_loss:
+                raise StateLoss(
+                    f"{peer.name or 'The peer'} has a new stream, but kept its stream on disk before, which stood at position "
+                    f"{position} here: its spool was deleted or replaced, and what waited in it is lost"
+                )
+            self.inbox.forget()
+            self._forget(before)
+            return f"accepted: {peer.name or 'the peer'} lost its spool; its stream stood at position {position} here"
+        if self.progress is not Progress.OPEN or self.broken:
+            return None
         self.broken = True
-        return True
+        return f"the stream of {peer.name or 'the peer'} was broken off at position {position}: data is missing"
+
+    def _restore(self, entry: Entry) -> None:
+        self.inbox.restore(entry.stream, entry.mark)
+        if self._ledger is not None and self._ledger.repeats and self._sink is not None and self._sink.repeats:
+            self.repeats_until = entry.mark.position + MAX_REPEAT
+
+    def _forget(self, stream: bytes) -> None:
+        if self._ledger is not None:
+            self._ledger.forget(stream)
 
     @property
     def progress(self) -> Progress:
@@ -90,7 +147,13 @@ class Receiving:
 
         :return: the stream that this one replaces, if that was broken off.
         """
+        before = self.inbox.stream
         broken = self.inbox.start(session, frame)
+        if self._sink is not None and self.inbox.carries(session):
+            self._sink.agreed()
+        if before is not None and before != self.inbox.stream:
+            self._forget(before)
+            self.repeats_until = 0
         self.broken = self.broken or broken is not None
         if self._assembler is not None and self.inbox.taken == self.inbox.committed:
             self._assembler.clear()
@@ -104,17 +167,28 @@ class Receiving:
         """
         if self._sink is None or not self.inbox.carries(session) or not self.inbox.take(batch):
             return
+        failpoints.reach("R1")
         block: Batch | None = batch
         if self._assembler is not None:
             block = self._assembler.feed(batch)
         if block is not None:
             self._sink.write(block, origin)
 
-    def written(self, position: int) -> tuple[Session, Attach] | None:
-        """The sink has all before ``position``.
+    def written(self, position: int, peer: Hello | None, committed: Callable[[int], None]) -> None:
+        """The sink has all before ``position``: commit it, then call ``committed`` with it."""
+        mark = self.inbox.mark(position)
+        if self._ledger is None or peer is None or self.inbox.stream is None:
+            committed(position)
+            return
+        entry = Entry(self.inbox.stream, peer.node, peer.place, peer.durable, peer.name, mark, self._now())
+        self._ledger.commit(entry, lambda: committed(position))
+
+    def committed(self, position: int) -> tuple[Session, Attach] | None:
+        """All before ``position`` is safe.
 
         :return: an ATTACH that had to wait for that, and its session.
         """
+        failpoints.reach("R3")
         self.inbox.commit(position)
         if self._waiting is None or not self._nothing_in_sink:
             return None
@@ -128,6 +202,12 @@ class Receiving:
             return True
         return False
 
+    def finished(self, peer: Hello) -> None:
+        """BYE(done) has come and all is committed: of a stream that lived in the peer's memory nothing will come again."""
+        if self.inbox.stream is not None and not peer.durable:
+            failpoints.reach("R8")
+            self._forget(self.inbox.stream)
+
     def peer_left(self, peer: Hello) -> None:
         """A peer left before the END. If it holds its stream in memory, that is broken off for good."""
         if peer.durable or self.over or self.inbox.at_end:
@@ -135,6 +215,10 @@ class Receiving:
         if self.inbox.taken or peer.input is Input.FINITE:
             self.broken = self.over = True
             self._forget_parts()
+
+    def lost_state(self) -> None:
+        """The peer says that what we have and what it sent do not fit: nothing will come of this stream."""
+        self.broken = self.over = True
 
     def give_up(self, error: MySocketError) -> None:
         """The stream cannot be taken any further, now or later: what was taken beyond what is committed is lost to us."""
@@ -152,7 +236,10 @@ class Receiving:
 
         The parts of a long message are held on top of the budget, or a message longer than that would never end.
         """
-        return self._budget() + self._held
+        budget = self._budget()
+        if self._ledger is not None and self._sink is not None and self._sink.repeats:
+            budget = min(budget, MAX_REPEAT - MAX_PAYLOAD)
+        return budget + self._held
 
     def acknowledge(self, now: float, *, at_once: bool = False) -> None:
         """Send the ACK that is due; with ``at_once`` also one that could wait."""
@@ -160,6 +247,7 @@ class Receiving:
         due = self.inbox.ack_due(window, now)
         if due is not None and (at_once or due <= now):
             self.inbox.acknowledge(window, now)
+            failpoints.reach("R4")
 
     def ack_due(self, now: float) -> float | None:
         """When the next ACK is due."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from mysocket import failpoints
 from mysocket.carriers.stream import StreamProtocol
-from mysocket.core.batch import END, MAX_PAYLOAD, Piece, count
+from mysocket.core.batch import END, MAX_PAYLOAD, Piece
 from mysocket.core.outbox import Outbox
 from mysocket.core.session import Session
 from mysocket.core.wire import Ack, Hello, Input, Resume
-from mysocket.spool.interface import Spool
+from mysocket.errors import AnotherPeer
+from mysocket.spool.interface import Recipient, Spool
 
 #: Parts that are handed to a carrier at once; the kernel takes at most 1024 (IOV_MAX).
 PARTS = 256
@@ -23,28 +25,26 @@ class Sending:
 
     def __init__(self, spool: Spool, input: Input) -> None:
         self.spool = spool
-        self.outbox = Outbox(spool.stream, spool)
+        self.outbox = Outbox(spool)
         self.input = input
         #: The own input has ended.
         self.ended = input is Input.NONE
+        #: Called when more may be ready to be sent.
+        self.on_ready: Callable[[], None] = lambda: None
         #: Called when there is room for input again, and with the position that is acknowledged.
         self.on_room: Callable[[], None] = lambda: None
         self.on_acknowledged: Callable[[int], None] = lambda position: None
-        self._end_mark = False  # an END was appended
+        self._marked = False  # an END was appended
+        spool.on_change = self._changed
 
     @property
     def undelivered(self) -> int:
         """Bytes of messages that are not acknowledged; an end mark is no message."""
-        return max(0, self.outbox.unacknowledged - (len(END.payload) if self._end_mark else 0))
+        return max(0, self.outbox.unacknowledged - (len(END.payload) if self.spool.at_end_mark else 0))
 
     def undelivered_text(self) -> str:
         """How many messages and bytes that is, for people. Counts, so it is for the end, or for who asks."""
-        messages, at = 0, self.spool.retired
-        while at < self.spool.end:
-            batch = self.spool.read(at)
-            messages += count(batch)
-            at = batch.end
-        return f"{messages} message{'s' * (messages != 1)} ({self.undelivered} bytes)"
+        return messages_text(self.spool.messages(), self.undelivered)
 
     @property
     def delivered(self) -> bool:
@@ -54,7 +54,7 @@ class Sending:
     @property
     def told(self) -> bool:
         """There is nothing (more) to tell the peer: it has heard BYE(done), or need not."""
-        return not self._end_mark or not self.delivered or self.outbox.said_done
+        return not self._marked or not self.delivered or self.outbox.said_done
 
     def accept(self, pieces: Iterable[Piece]) -> None:
         """Take pieces of the own input."""
@@ -66,13 +66,26 @@ class Sending:
         self.ended = True
         if mark:
             self.spool.append(END)
-            self._end_mark = True
+            self._marked = True
 
     def forget_end_mark(self) -> None:
         """An end mark alone need not be delivered to a peer that takes nothing."""
         if self.ended and not self.undelivered:
             self.spool.retire(self.spool.end)
-            self._end_mark = False
+            self._marked = False
+
+    def meet(self, peer: Hello) -> None:
+        """The peer has said who it is.
+
+        :raises AnotherPeer: messages wait for another node, which keeps its state on disk. One that lost its spool has a new id,
+            but its place; what it misses shows in its RESUME.
+        """
+        known = self.spool.recipient
+        if known is not None and known.node != peer.node and self.outbox.unacknowledged:
+            if not known.place or known.place != peer.place:
+                raise AnotherPeer(ours=known.node.hex(), theirs=peer.node.hex())
+        if peer.durable and peer.takes and (known is None or known.node != peer.node):
+            self.spool.remember(Recipient(peer.node, peer.place, peer.name))
 
     def attach(self, sessions: Iterable[Session], peer: Hello | None) -> None:
         """Attach the stream to the first session that is up, if it needs one and the peer takes it."""
@@ -89,12 +102,22 @@ class Sending:
 
     def acknowledged(self, session: Session, frame: Ack) -> bool:
         """ACK has come. True if now everything is acknowledged."""
+        failpoints.reach("S6")
         if not self.outbox.acknowledged(session, frame):
             return False
         self.on_acknowledged(self.spool.retired)
+        self._offer_room()
+        return not self.outbox.unacknowledged
+
+    def _changed(self) -> None:
+        """The spool has committed, or fetched, something."""
+        self._offer_room()
+        self.on_ready()
+
+    def _offer_room(self) -> None:
+        # A source that reads little by little costs more than one that waits for room for a batch.
         if self.spool.room > MAX_PAYLOAD:
             self.on_room()
-        return not self.outbox.unacknowledged
 
     def send(self, carrier: StreamProtocol) -> None:
         """Send what is due on the connection the stream is attached to, as long as it takes it."""
@@ -107,6 +130,7 @@ class Sending:
             parts += 2
             if size >= MAX_PAYLOAD or parts >= PARTS:
                 carrier.flush()
+                failpoints.reach("S5")
                 size = parts = 0
                 if not carrier.writable:
                     break
@@ -117,3 +141,10 @@ class Sending:
             return False
         self.outbox.say_done()
         return self.outbox.said_done
+
+
+def messages_text(messages: int | None, size: int) -> str:
+    """So many messages and bytes, for people; None: nobody has counted them."""
+    if messages is None:
+        return f"{size} bytes"
+    return f"{messages} message{'s' * (messages != 1)} ({size} bytes)"

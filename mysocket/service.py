@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -21,6 +23,9 @@ from mysocket.errors import MySocketError
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice, Watch
+
+if TYPE_CHECKING:
+    from mysocket.spool.disk import DiskSpool
 
 
 def use_monotonic_time(reactor: Any) -> None:
@@ -43,7 +48,8 @@ def make_service(
     :raises MySocketError: an end cannot be opened.
     """
     stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
-    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner), progress)
+    spool = _open_spool(settings, reactor, "session")
+    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
 
 
 def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) -> IService:
@@ -63,7 +69,9 @@ def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) ->
             return make_service(settings, reactor, voice=voice, closed=set(), banner=voice.tell)
         where = settings.output or "the log"
         voice.tell(f"a daemon has no stdin: it only receives, and what it receives goes to {where}")
-        return _compose(settings, reactor, voice, _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain))
+        spool = _open_spool(settings, reactor, "service")
+        ends = _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain, spool=spool)
+        return _compose(settings, reactor, voice, ends, spool=spool)
 
     # twistd -n writes its log to stdout, which belongs to the messages.
     to_stderr = foreground and parent is not None and not any(parent.get(name) for name in ("logfile", "logger", "syslog"))
@@ -102,6 +110,7 @@ class TwistdService(Service):
         if self._foreground:
             # A person's first Ctrl-C waits for what is not delivered, as in the script.
             self._reactor.callWhenRunning(self._watch_interrupts, self._service.watch)
+        self._reactor.callWhenRunning(watch_hangup, self._reactor, self._service)
         failed = self._service.watch.error
         if failed is not None and not self._foreground:
             # twistd hands an exception to the process that was started from the shell.
@@ -134,7 +143,12 @@ def _exit_with(status: int) -> None:
 
 
 def _ends(
-    settings: Settings, reactor: Any, stdin: What, banner: Callable[[str], None], log: Callable[[str], None] | None = None
+    settings: Settings,
+    reactor: Any,
+    stdin: What,
+    banner: Callable[[str], None],
+    log: Callable[[str], None] | None = None,
+    spool: DiskSpool | None = None,
 ) -> Ends:
     return Ends(
         reactor,
@@ -142,6 +156,7 @@ def _ends(
         # Plain bytes have no messages: they go out as they come.
         cut="stream" if settings.raw and not settings.udp else settings.cut,
         output=settings.output,
+        durable_output=spool.output if spool is not None else None,
         style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
         max_message=settings.max_message,
         banner=banner,
@@ -149,7 +164,42 @@ def _ends(
     )
 
 
-def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends, progress: ProgressLine | None = None) -> EndpointService:
+def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None:
+    if settings.spool is None:
+        return None
+    from mysocket.spool.disk import open_spool
+
+    output = settings.output
+    if output is not None and os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
+        output = None  # a device or a pipe cannot be cut back
+    return open_spool(
+        settings.spool,
+        role=role,
+        capacity=settings.max_spool,
+        output=output,
+        accept_loss=settings.accept_loss,
+        host=socket.gethostname(),
+        post=reactor.callFromThread,
+        now=time.monotonic,
+        wall=time.time,
+        random_bytes=os.urandom,
+    )
+
+
+def watch_hangup(reactor: Any, service: EndpointService) -> None:
+    """SIGHUP opens the output file anew; without one it ends the process, as ever."""
+    if service.settings.output is not None:
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(service.reopen_output))
+
+
+def _compose(
+    settings: Settings,
+    reactor: Any,
+    voice: Voice,
+    ends: Ends,
+    progress: ProgressLine | None = None,
+    spool: DiskSpool | None = None,
+) -> EndpointService:
     kind: Callable[..., EndpointService]
     if settings.udp:
         from mysocket.services.rawdatagram import RawDatagramService as kind
@@ -158,5 +208,5 @@ def _compose(settings: Settings, reactor: Any, voice: Voice, ends: Ends, progres
     else:
         from mysocket.services.linked import LinkService
 
-        return LinkService(settings, reactor, voice=voice, ends=ends, progress=progress)
+        return LinkService(settings, reactor, voice=voice, ends=ends, progress=progress, spool=spool)
     return kind(settings, reactor, voice=voice, ends=ends)

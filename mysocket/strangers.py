@@ -22,6 +22,7 @@ from mysocket.errors import (
     MySocketError,
     NotMySocket,
     RefusedByPeer,
+    StateLoss,
     VersionMismatch,
 )
 
@@ -188,10 +189,12 @@ class Strangers:
         error: MySocketError
         if bye.reason in PASSING:
             error = MySocketError(f"{peer} does not link now: {text}")
+        elif bye.reason == Reason.STATE_LOSS:
+            error = StateLoss(text)
         else:
             error = RefusedByPeer(text, peer=peer)
         self.leave(carrier, error)
-        if isinstance(error, RefusedByPeer) and carrier.session.dialler:
+        if isinstance(error, RefusedByPeer | StateLoss) and carrier.session.dialler:
             self._host.refused(error)
 
     def _broke(self, carrier: StreamProtocol, error: MySocketError) -> None:

@@ -27,6 +27,9 @@ class Subject(Interface):
     def undelivered_text(self) -> str:
         """The same for people: how many messages, how many bytes."""
 
+    def kept(self) -> bool:
+        """What is not delivered is kept on disk."""
+
     def peers(self) -> Iterable[PeerFacts]:
         """Every peer that was ever linked."""
 
@@ -128,7 +131,7 @@ class Watch:
         """SIGINT."""
         self._interrupts += 1
         self._stop_input()
-        if self._subject.undelivered() and self._interrupts == 1:
+        if self._subject.undelivered() and self._interrupts == 1 and not self._subject.kept():
             waiting = self._subject.undelivered_text()
             self.voice.complain(f"{waiting} not delivered yet; waiting for that. Interrupt again to leave without.")
         self.changed()
@@ -148,6 +151,7 @@ class Watch:
         return Facts(
             own=own,
             undelivered=self._subject.undelivered(),
+            kept=self._subject.kept(),
             delivered_at=self._delivered_at,
             peers=self._subject.peers(),
             alone_since=self._subject.alone_since(),

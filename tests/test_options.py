@@ -44,6 +44,9 @@ DEFAULTS = Settings(
     linger=None,
     keep_open=False,
     max_message=16 * 1024 * 1024,
+    spool=None,
+    max_spool=1024**3,
+    accept_loss=False,
     verbose=False,
     quiet=False,
 )
@@ -109,6 +112,8 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 -q 0", {"port": "1", "linger": 0.0}),
     ("-p 1 --linger 1h", {"port": "1", "linger": 3600.0}),
     ("-p 1 --max-message 64k", {"port": "1", "max_message": 65536}),
+    ("-p 1 --spool d --max-spool 8G", {"port": "1", "spool": "d", "max_spool": 8 * 1024**3}),
+    ("-p 1 --spool d --accept-loss", {"port": "1", "spool": "d", "accept_loss": True}),
     ("-p 1 -v --quiet", {"port": "1", "verbose": True, "quiet": True}),
     ("-kvJ -p 1", {"port": "1", "keep_open": True, "verbose": True, "json": True}),
     ("-kvw5 -p 1", {"port": "1", "keep_open": True, "verbose": True, "wait": 5.0}),

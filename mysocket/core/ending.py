@@ -75,6 +75,8 @@ class Facts:
     peers: Iterable[PeerFacts] = ()
     #: Since when nobody is there; None while somebody is.
     alone_since: float | None = None
+    #: What is not delivered is kept on disk.
+    kept: bool = False
     #: SIGINT came so often; SIGTERM came.
     interrupts: int = 0
     terminated: bool = False
@@ -105,7 +107,7 @@ def _terminated(facts: Facts, policy: Policy, now: float) -> Verdict | None:
 
 
 def _interrupted(facts: Facts, policy: Policy, now: float) -> Verdict | None:
-    if facts.interrupts > 1 or facts.interrupts and not facts.undelivered:
+    if facts.interrupts > 1 or facts.interrupts and (facts.kept or not facts.undelivered):
         return Verdict(errors.INTERRUPTED, why="SIGINT")
     return None
 

@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 from mysocket.core.batch import Batch, Kind, chain
@@ -34,6 +35,14 @@ class BrokenOff(NamedTuple):
     new_position: int
 
 
+class Mark(NamedTuple):
+    """Where a batch ended: the position, the chain value there, and whether the batch was an END."""
+
+    position: int
+    chain: int
+    at_end: bool
+
+
 class Inbox:
     """The receiving half."""
 
@@ -48,6 +57,7 @@ class Inbox:
         #: The last batch that was taken is an END.
         self.at_end = False
         self._chain = 0
+        self._marks: deque[Mark] = deque()  # batch ends between committed and taken
         self._said: Resume | None = None
         self._acked = 0
         self._granted = 0
@@ -57,6 +67,18 @@ class Inbox:
     @property
     def nothing_taken(self) -> bool:
         return self.stream is None
+
+    def restore(self, stream: bytes, mark: Mark) -> None:
+        """Go on with a stream that an earlier process of this node has committed up to ``mark``."""
+        self.stream = stream
+        self.taken = self.committed = self._acked = mark.position
+        self._chain, self.at_end = mark.chain, mark.at_end
+        self._marks.clear()
+
+    def forget(self) -> None:
+        """Know no stream any more."""
+        self.restore(b"", Mark(0, 0, False))
+        self.stream = None
 
     def attach(self, session: Session, stream: bytes, window: int) -> Session | None:
         """Answer ATTACH with RESUME; ``window`` is granted in bytes beyond what is committed.
@@ -86,10 +108,7 @@ class Inbox:
                 raise RemoteProtocolError(f"START {frame.position}, which no stream can reach")
             if self.stream is not None and not self.at_end:
                 broken = BrokenOff(self.taken, frame.position)
-            self.stream = said.stream
-            self.taken = self.committed = self._acked = frame.position
-            self._chain = frame.chain
-            self.at_end = False
+            self.restore(said.stream, Mark(frame.position, frame.chain, False))
         elif (frame.position, frame.chain) != (said.position, said.chain):
             raise RemoteProtocolError(f"START {frame.position}, where RESUME said {said.position}")
         self._owed = True
@@ -113,7 +132,15 @@ class Inbox:
         self._chain = value
         self.taken = batch.end
         self.at_end = batch.kind == Kind.END
+        self._marks.append(Mark(batch.end, value, self.at_end))
         return True
+
+    def mark(self, position: int) -> Mark:
+        """What to commit when the sink has all before ``position``, where a batch ended."""
+        mark = self._marks.popleft()
+        while mark.position < position:
+            mark = self._marks.popleft()
+        return mark
 
     def commit(self, position: int) -> None:
         """All before ``position`` is safe."""

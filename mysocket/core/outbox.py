@@ -3,7 +3,7 @@
 Rules (docs/protocol.md; each was put there by a counter-example)
 
 1. A stream is attached to one connection at a time, chosen here: the first that is up. Another only when that one is seen dead.
-2. Batches go out only after START, only on that connection, and only if they *start* below the window.
+2. Batches go out only after they are committed, after START, only on that connection, and only if they *start* below the window.
 3. RESUME is not an acknowledgement and retires nothing. Only ACK retires.
 4. A RESUME below what was retired, above what is there, or with another chain value is state loss: stop, name the positions.
 5. *None* from a receiver which keeps its state in memory means it was restarted: go on at the first unacknowledged position. From
@@ -24,29 +24,34 @@ from mysocket.errors import RemoteProtocolError, StateLoss
 class Backlog(Interface):
     """What the sending half asks of the place where its batches wait."""
 
+    #: The id of the stream, 16 bytes.
+    stream: bytes
+    #: Where the stream began: 0, or higher if it goes on in the place of another.
+    began: int
     #: Everything before this position is acknowledged and gone.
     retired: int
+    #: Everything before this position is safe, and may be sent.
+    committed: int
     #: Where the next batch will start.
     end: int
 
-    def read(self, position: int) -> Batch:
-        """The batch that starts at ``position``, which is in [retired, end)."""
+    def read(self, position: int) -> Batch | None:
+        """The batch that starts at ``position``, which is in [retired, committed), or None while it is being fetched."""
 
     def chain_at(self, position: int) -> int | None:
-        """The chain value at ``position``, or None if no batch that is kept starts or ends there."""
+        """The chain value at ``position``, or None if no batch that is known starts or ends there."""
+
+    def is_boundary(self, position: int) -> bool:
+        """Can a batch end at ``position``, as far as is known at once?"""
 
     def retire(self, position: int) -> None:
         """Forget what ends at or before ``position``."""
 
 
 class Outbox:
-    """The sending half.
+    """The sending half."""
 
-    :param stream: the id of the stream, 16 bytes.
-    """
-
-    def __init__(self, stream: bytes, backlog: Backlog) -> None:
-        self.stream = stream
+    def __init__(self, backlog: Backlog) -> None:
         self.backlog = backlog
         #: The connection the stream is attached to, or None.
         self.session: Session | None = None
@@ -65,7 +70,7 @@ class Outbox:
     def ask(self, session: Session) -> None:
         """Attach the stream to ``session``; there must be no other."""
         self.session, self.started, self.said_done = session, False, False
-        session.attach(self.stream)
+        session.attach(self.backlog.stream)
 
     def lost(self, session: Session) -> bool:
         """``session`` is dead. True if the stream was attached to it and needs another."""
@@ -81,10 +86,10 @@ class Outbox:
         :return: True if the receiver was restarted and has missed what was retired.
         :raises StateLoss: what it has is not what was sent.
         """
-        if session is not self.session or frame.stream != self.stream:
+        if session is not self.session or frame.stream != self.backlog.stream:
             raise RemoteProtocolError("RESUME for another stream")
         log = self.backlog
-        restarted = frame.position == NONE and log.retired > 0
+        restarted = frame.position == NONE and log.retired > log.began
         if frame.position == NONE:
             if restarted and durable:
                 raise StateLoss(f"The peer lost its state: up to position {log.retired} was delivered before")
@@ -93,8 +98,8 @@ class Outbox:
             position = frame.position
             if position < log.retired:
                 raise StateLoss(f"The peer is at position {position}, but {log.retired} was acknowledged")
-            if position > log.end:
-                raise StateLoss(f"The peer is at position {position}, but only {log.end} was ever sent")
+            if position > log.committed:
+                raise StateLoss(f"The peer is at position {position}, but only {log.committed} was ever sent")
         here = log.chain_at(position)
         if here is None or frame.position != NONE and frame.chain != here:
             raise StateLoss(f"The peer has other data before position {position} than was sent from here")
@@ -111,22 +116,24 @@ class Outbox:
         log = self.backlog
         if frame.position <= log.retired:
             return False
-        if frame.position > self._next or log.chain_at(frame.position) is None:
+        if frame.position > self._next or not log.is_boundary(frame.position):
             raise RemoteProtocolError(f"ACK {frame.position}, where {self._next} was sent")
         log.retire(frame.position)
         return True
 
     def due(self) -> Iterator[Batch]:
         """The batches that may be sent now, each counted as sent when it is taken."""
-        while self.started and self._next < self.backlog.end and self._next < self._window:
+        while self.waiting:
             batch = self.backlog.read(self._next)
+            if batch is None:
+                return
             self._next = batch.end
             yield batch
 
     @property
     def waiting(self) -> bool:
         """Is there anything that could be sent at once?"""
-        return self.started and self._next < self.backlog.end and self._next < self._window
+        return self.started and self._next < self.backlog.committed and self._next < self._window
 
     def say_done(self) -> None:
         """Say BYE(done), once for each attachment; the input must have ended and all be acknowledged."""

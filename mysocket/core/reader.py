@@ -21,6 +21,7 @@ from mysocket.core.wire import (
     MAX_HELLO,
     MAX_NAME,
     NONE,
+    PLACE_SIZE,
     RESUME_BODY,
     U16,
     Ack,
@@ -194,6 +195,7 @@ def _decode_hello(body: bytes) -> Hello:
         max_frame=max_frame,
         input=kind,
         takes=_field(fields, "takes", bool, True),
+        place=_id(fields, "place", PLACE_SIZE) if "place" in fields else b"",
     )
 
 
@@ -204,11 +206,11 @@ def _field(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
     return value
 
 
-def _id(fields: dict[str, Any], name: str) -> bytes:
+def _id(fields: dict[str, Any], name: str, size: int = ID_SIZE) -> bytes:
     try:
         value = bytes.fromhex(_field(fields, name, str, None))
     except ValueError:
         value = b""
-    if len(value) != ID_SIZE:
+    if len(value) != size:
         raise RemoteProtocolError(f"a HELLO without a proper {name!r}")
     return value

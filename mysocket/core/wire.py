@@ -26,6 +26,8 @@ MAX_NAME = 64
 NONE = 2**64 - 1
 #: Bytes of a node id and of a stream id.
 ID_SIZE = 16
+#: Bytes of a place.
+PLACE_SIZE = 8
 
 
 class Reason(IntEnum):
@@ -82,7 +84,11 @@ class Input(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who one is. ``max_frame`` is the largest payload of a batch one takes, in bytes; ``takes`` is false with --send-only."""
+    """Who one is. ``max_frame`` is the largest payload of a batch one takes, in bytes; ``takes`` is false with --send-only.
+
+    ``place`` is the same for every spool that is ever made in the same directory of the same host: with another node id in it, a
+    spool was lost there. Nothing if the node is not durable.
+    """
 
     versions: tuple[int, ...] = VERSIONS
     node: bytes
@@ -92,6 +98,7 @@ class Hello:
     max_frame: int = MAX_PAYLOAD
     input: Input = Input.OPEN
     takes: bool = True
+    place: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,4 +217,6 @@ def _hello_body(hello: Hello) -> bytes:
         "input": hello.input.value,
         "takes": hello.takes,
     }
+    if hello.place:
+        fields["place"] = hello.place.hex()
     return json.dumps(fields, separators=(",", ":")).encode()

@@ -126,6 +126,8 @@ class Writer:
     :param failed: called once, with :class:`OutputClosed` or :class:`OutputFailed`.
     """
 
+    repeats = True
+
     def __init__(self, reactor: Any, private: Private, where: str, failed: Callable[[MySocketError], None]) -> None:
         self._reactor = reactor
         self._private = private
@@ -138,6 +140,9 @@ class Writer:
         if private.what is What.PIPE:
             # A pipe says that its reader is gone (EPOLLERR) only to those who wait for something.
             reactor.addReader(self)
+
+    def agreed(self) -> None:
+        """What is written cannot be taken back."""
 
     @property
     def idle(self) -> bool:

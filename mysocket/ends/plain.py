@@ -13,6 +13,7 @@ class RawOrigin:
     """What a sink knows of raw data: where it comes from, and how much of it is written."""
 
     peer: Hello | None = None
+    repeats_until = 0
     stream_id = b""
 
     def __init__(self, sink: FormatSink, *, cut_lines: bool, max_message: int, on_written: Callable[[], None]) -> None:

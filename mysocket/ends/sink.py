@@ -20,6 +20,10 @@ class Origin(Interface):
     peer: Hello | None
 
     @property
+    def repeats_until(self) -> int:
+        """Messages up to this position may have been written by an earlier process."""
+
+    @property
     def stream_id(self) -> bytes:
         """The stream's id."""
 
@@ -30,8 +34,14 @@ class Origin(Interface):
 class Output(Interface):
     """Takes bytes, and says when they are written."""
 
+    #: What was written and not committed stays there when this process dies, and comes again.
+    repeats: bool
+
     def write(self, data: Bytes, done: Callable[[], None]) -> None:
         """Write, then call ``done``."""
+
+    def agreed(self) -> None:
+        """A peer and this side have agreed where its stream goes on: what an earlier process wrote beyond may go."""
 
 
 class Format(Interface):
@@ -110,6 +120,8 @@ class JsonFormat:
                 fields["text"] = message.payload.decode()
             except UnicodeDecodeError:
                 fields["base64"] = base64.b64encode(message.payload).decode()
+            if message.position <= origin.repeats_until:
+                fields["maybe_repeat"] = True
             lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
         return "".join(lines).encode()
 
@@ -144,9 +156,13 @@ class FormatSink:
 
     def __init__(self, format: Format, output: Output) -> None:
         self.whole = format.whole
+        self.repeats = output.repeats
         self._format = format
         self._output = output
 
     def write(self, block: Batch, origin: Origin) -> None:
         position = block.end
         self._output.write(self._format.render(block, origin), lambda: origin.written(position))
+
+    def agreed(self) -> None:
+        self._output.agreed()

@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable
 from typing import Any
+from typing import Protocol as Interface
 
 from mysocket.core.batch import Bytes
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer, what
-from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, PlainFormat
+from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, Output, PlainFormat
 from mysocket.ends.source import DescriptorSource, Taker, cutter
 from mysocket.errors import CannotOpen, MySocketError
 
@@ -20,8 +21,13 @@ STDIN, STDOUT = 0, 1
 class LogOutput:
     """A line of the log for each line that is received; for a daemon, which has no stdout."""
 
+    repeats = True
+
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
+
+    def agreed(self) -> None:
+        """What is written cannot be taken back."""
 
     def write(self, data: Bytes, done: Callable[[], None]) -> None:
         """Log, then call ``done``."""
@@ -30,12 +36,20 @@ class LogOutput:
         done()
 
 
+class ReopenedOutput(Output, Interface):
+    """An output file that may be moved away while it is written."""
+
+    def reopen(self) -> None:
+        """Go on in a new file of the same name."""
+
+
 class Ends:
     """Standard input and output, or ``--output``.
 
     :param stdin: what descriptor 0 is, or CLOSED to leave it alone (``--recv-only``).
     :param cut: how the input is cut into messages: lines, null, stream or whole.
     :param output: a file to append to instead of stdout.
+    :param durable_output: writes the output file instead, so that nothing is in it twice.
     :param style: ``plain``, ``json`` or ``timestamps``.
     :param log: for a daemon, which has neither stdin nor stdout: where messages go without an ``output``. A daemon stays.
     """
@@ -47,6 +61,7 @@ class Ends:
         stdin: What,
         cut: str = "lines",
         output: str | None = None,
+        durable_output: ReopenedOutput | None = None,
         style: str = "plain",
         max_message: int,
         banner: Callable[[str], None] = lambda text: None,
@@ -56,6 +71,7 @@ class Ends:
         self._stdin = stdin
         self._cut = cut
         self._output = output
+        self._durable_output = durable_output
         self._style = style
         self._max_message = max_message
         self._banner = banner
@@ -102,12 +118,11 @@ class Ends:
         :param raw: what comes are plain bytes, which are shown as they come.
         :raises CannotOpen: the ``--output`` file.
         """
+        if self._durable_output is not None:
+            return FormatSink(self._format(False, shared, raw), self._durable_output)
         if self._output is not None:
-            try:
-                fd = os.open(self._output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except OSError as problem:
-                raise CannotOpen(problem.strerror or str(problem), where=self._output) from None
-            self._output_fd, where = fd, self._output
+            self._output_fd, where = self._open_output(self._output), self._output
+            fd = self._output_fd
         else:
             if self._log is not None:
                 return FormatSink(self._format(True, shared, False), LogOutput(self._log))
@@ -116,6 +131,25 @@ class Ends:
         private = Private(fd, os.O_RDWR if terminal else os.O_WRONLY)
         self._writer = Writer(self._reactor, private, where, failed)
         return FormatSink(self._format(terminal, shared, raw), self._writer)
+
+    @staticmethod
+    def _open_output(name: str) -> int:
+        try:
+            return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as problem:
+            raise CannotOpen(problem.strerror or str(problem), where=name) from None
+
+    def reopen_output(self) -> None:
+        """The output file was moved away: go on in a new one of its name.
+
+        :raises CannotOpen: it cannot be made.
+        """
+        if self._durable_output is not None:
+            self._durable_output.reopen()
+        elif self._output is not None and self._output_fd is not None:
+            fd = self._open_output(self._output)
+            os.dup2(fd, self._output_fd, inheritable=False)
+            os.close(fd)
 
     def _format(self, terminal: bool, shared: bool, raw: bool) -> Format:
         if self._style == "json":

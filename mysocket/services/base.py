@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
@@ -17,7 +17,7 @@ from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
 from mysocket.ends.stdio import Ends
-from mysocket.errors import INTERRUPTED, TERMINATED, MySocketError, TimeLimit
+from mysocket.errors import DISK, INTERRUPTED, TERMINATED, MySocketError, TimeLimit
 from mysocket.options import Settings, is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
@@ -67,6 +67,10 @@ class EndpointService(Service, ABC):
     def undelivered(self) -> int:
         """Bytes of messages that were given and are not acknowledged."""
 
+    def kept(self) -> bool:
+        """What is not delivered is kept on disk."""
+        return False
+
     def undelivered_text(self) -> str:
         """The same for people."""
         return f"{self.undelivered()} bytes"
@@ -95,8 +99,23 @@ class EndpointService(Service, ABC):
     def abort(self) -> None:
         """Drop every connection that is not closed yet."""
 
+    def settle_input(self) -> Deferred[None]:
+        """No more input is read; fires when what was read is accepted, or cannot be."""
+        return succeed(None)
+
     def name_undelivered(self) -> None:
         """Tell the user what was not delivered."""
+
+    def close_storage(self) -> Deferred[None]:
+        """All connections are closed; fires when what is kept is safe."""
+        return succeed(None)
+
+    def reopen_output(self) -> None:
+        """The output file was moved away (SIGHUP)."""
+        try:
+            self.ends.reopen_output()
+        except MySocketError as error:
+            self.watch.fail(error)
 
     # Starting -------------------------------------------------------------------------------------------------------------------
 
@@ -167,11 +186,19 @@ class EndpointService(Service, ABC):
         if verdict.why == "-w" and self.settings.wait is not None:
             peer = self.settings.peer or "every sender"
             self.watch.voice.complain(str(TimeLimit(peer=peer, seconds=self.settings.wait)))
-        self.name_undelivered()
         error = self.watch.error
-        patience = HURRY if verdict.status in (INTERRUPTED, TERMINATED) else LEAVE_TIME
-        closed = self.close(verdict.why if error is None else str(error), patience)
+        patience = HURRY if verdict.status in (INTERRUPTED, TERMINATED, DISK) else LEAVE_TIME
+        closed = self._name_and_close(verdict.why if error is None else str(error), patience)
         closed.addCallback(lambda _: self.finished.callback(verdict.status or 0))
+
+    def _name_and_close(self, why: str, patience: float = LEAVE_TIME) -> Deferred[None]:
+        settled = self.settle_input()
+
+        def name(_: None) -> Deferred[None]:
+            self.name_undelivered()
+            return self.close(why, patience)
+
+        return settled.addCallback(name)
 
     def close(self, why: str, patience: float = LEAVE_TIME) -> Deferred[None]:
         """Stop listening, say the last word, and wait ``patience`` seconds for connections to close."""
@@ -181,18 +208,25 @@ class EndpointService(Service, ABC):
         self._closing = done
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
-        deadline = self.reactor.callLater(patience, self.abort)
-        give_up = self.reactor.callLater(patience + 1, lambda: all_closed(None))
+        closed: Deferred[None] = Deferred()
+        calls = [
+            self.reactor.callLater(patience, self.abort),
+            self.reactor.callLater(patience + 1, lambda: all_closed(None)),
+        ]
 
         def all_closed(_: object) -> None:
-            if done.called:
+            if closed.called:
                 return
-            for call in (deadline, give_up):
+            for call in calls:
                 if call.active():
                     call.cancel()
-            self.ends.close()
-            done.callback(None)
+            closed.callback(None)
 
+        def close_ends(_: None) -> Deferred[None]:
+            self.ends.close()
+            return self.close_storage()
+
+        closed.addCallback(close_ends).chainDeferred(done)
         DeferredList([deferred for deferred in waiting if isinstance(deferred, Deferred)]).addCallback(all_closed)
         return done
 
@@ -203,5 +237,4 @@ class EndpointService(Service, ABC):
         if self._closing is not None:
             return None
         self.ends.stop_input()
-        self.name_undelivered()
-        return self.close("it was stopped")
+        return self._name_and_close("it was stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,8 +23,13 @@ from mysocket.errors import OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import Settings
+from mysocket.sending import messages_text
 from mysocket.services.base import EndpointService
+from mysocket.spool.disk import DiskSpool
 from mysocket.watch import Voice
+
+#: Seconds that leaving waits for the disk.
+SETTLE_TIME = 10.0
 
 
 class LinkService(EndpointService):
@@ -31,6 +37,8 @@ class LinkService(EndpointService):
 
     :param progress: where to draw how much of a finite input is delivered, or None.
     :param random_bytes: gives ids; ``os.urandom``.
+    :param spool: keeps what waits, and positions; it is started and closed here. None: memory mode.
+    :raises OtherPeerWaits: what waits in the spool is for another peer.
     """
 
     def __init__(
@@ -42,41 +50,70 @@ class LinkService(EndpointService):
         ends: Ends,
         progress: ProgressLine | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        spool: DiskSpool | None = None,
     ) -> None:
         policy = Policy(keep_open=settings.keep_open or ends.stays, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
+        self._spool = spool
+        backlog = 0
+        if spool is not None:
+            if not settings.recv_only:
+                backlog = spool.end - spool.retired
+                if settings.peer is not None:
+                    spool.address(settings.peer)
+            spool.on_failure = self.watch.fail
+            spool.on_full = self._tell_full
         character = Character(
             name=socket.gethostname(),
-            input=ends.input,
+            # What earlier runs left is an input too, and it has an end.
+            input=Input.FINITE if backlog and ends.input is Input.NONE else ends.input,
             takes=not settings.send_only,
             hub=settings.peer is None,
             max_message=settings.max_message,
             heartbeat=Heartbeat.for_wait(settings.wait),
+            accept_loss=settings.accept_loss,
         )
         sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=character.hub)
         self.node = Node(
-            character, clock=reactor, random_bytes=random_bytes, sink=sink, watcher=self.watch, admission=self.admission
+            character,
+            clock=reactor,
+            random_bytes=random_bytes,
+            sink=sink,
+            watcher=self.watch,
+            admission=self.admission,
+            spool=spool,
+            now=time.time,
         )
         self.node.on_link = self._got_link
         self._own_link: Link | None = None
+        self._waiting_messages: int | None = None
         self._dialler: Service | None = None
         self._progress_line = progress
         self._progress: ProgressDisplay | None = None
 
     def own(self) -> Own:
-        if self.ends.input is Input.NONE:
-            return Own.NONE
+        if self.node.character.input is Input.NONE:
+            # With nothing to take either there is nothing to wait for.
+            return Own.DELIVERED if self.settings.send_only else Own.NONE
+        ended = self.ends.input_ended or self.ends.input is Input.NONE
         if self._own_link is None:
-            return Own.DELIVERED if self.ends.input_ended else Own.OPEN
+            if self._spool is not None and self._spool.end > self._spool.retired:
+                return Own.ENDED if ended else Own.OPEN
+            return Own.DELIVERED if ended else Own.OPEN
         if self._own_link.sending.delivered:
             return Own.DELIVERED
-        return Own.ENDED if self.ends.input_ended else Own.OPEN
+        return Own.ENDED if ended else Own.OPEN
 
     def undelivered(self) -> int:
+        if self._spool is not None:
+            return max(0, self._spool.end - self._spool.retired - self._spool.at_end_mark)
         return self._own_link.sending.undelivered if self._own_link is not None else 0
 
     def undelivered_text(self) -> str:
         return self._own_link.sending.undelivered_text() if self._own_link is not None else "nothing"
+
+    def kept(self) -> bool:
+        return self._spool is not None
 
     def peers(self) -> Iterable[PeerFacts]:
         return self.node
@@ -88,6 +125,9 @@ class LinkService(EndpointService):
         return self.node.missing
 
     async def start(self) -> None:
+        if self._spool is not None:
+            self._spool.start()
+            self._tell_backlog(self._spool)
         heartbeat = self.node.character.heartbeat
         await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat))
         self.node.start()
@@ -105,8 +145,26 @@ class LinkService(EndpointService):
         )
         self._dialler.startService()
 
+    def _tell_backlog(self, spool: DiskSpool) -> None:
+        waiting = spool.end - spool.retired
+        if waiting and self.settings.recv_only:
+            self.watch.tell(f"{waiting} bytes wait in {spool.path}; with --recv-only they are not sent")
+        elif waiting:
+            self.watch.tell(f"{waiting} bytes wait in {spool.path} to be delivered")
+
+    def _tell_full(self, where: str) -> None:
+        if where:
+            self.watch.voice.complain(
+                f"the disk of {where} is full: what needs room waits; it goes on by itself when there is some"
+            )
+        else:
+            self.watch.tell("the disk has room again")
+
     def _got_link(self, link: Link) -> None:
         self._own_link = link
+        if self.ends.input is Input.NONE:
+            link.sending.end(mark=False)
+            return
         self.ends.start_input(link, failed=self.watch.fail, ended=self._input_ended)
         if self._progress_line is not None and self.ends.input is Input.FINITE:
             spool = link.sending.spool
@@ -118,12 +176,62 @@ class LinkService(EndpointService):
             # A person who has said EXIT wants to know why the program does not leave.
             if link.sending.undelivered and not link.linked:
                 waiting, whom = link.sending.undelivered_text(), self.settings.peer or "the peer"
-                self.watch.tell(f"{waiting} not delivered yet; waiting for {whom}. Ctrl-C twice leaves without.")
+                leave = (
+                    "Ctrl-C twice leaves without" if self._spool is None else f"Ctrl-C leaves, and {self._spool.path} keeps them"
+                )
+                self.watch.tell(f"{waiting} not delivered yet; waiting for {whom}. {leave}.")
             elif any(peer.input is Input.FINITE and peer.progress is not Progress.DONE for peer in self.node):
                 self.watch.tell("waiting for the end of the peer's input. Ctrl-C leaves without.")
         self.watch.changed()
 
+    def settle_input(self) -> Deferred[None]:
+        settled: Deferred[None] = Deferred()
+        spool = self._spool
+        if spool is None or self.watch.error is not None:
+            return super().settle_input()
+
+        def counted(messages: int | None) -> None:
+            self._waiting_messages = messages
+            if not settled.called:
+                patience.cancel()
+                settled.callback(None)
+
+        # A disk that hangs holds nobody: what is not accepted by then is not.
+        patience = self.reactor.callLater(SETTLE_TIME, settled.callback, None)
+        spool.flush(lambda: spool.count(counted))
+        return settled
+
+    def _name_kept(self, spool: DiskSpool) -> None:
+        if self.undelivered():
+            size = max(0, spool.committed - spool.retired - spool.at_end_mark)
+            what = messages_text(self._waiting_messages, size)
+            self.watch.voice.complain(
+                f"not delivered: {what}, positions {spool.retired} to {spool.retired + size}; they are kept in {spool.path}, and "
+                f"the next mysocket --spool {spool.path} sends them"
+            )
+        if spool.uncommitted:
+            self.watch.voice.complain(
+                f"{spool.uncommitted} bytes were read and could not be kept in {spool.path}: give them again"
+            )
+
+    def close_storage(self) -> Deferred[None]:
+        closed: Deferred[None] = Deferred()
+        if self._spool is None:
+            return super().close_storage()
+
+        def done() -> None:
+            if not closed.called:
+                patience.cancel()
+                closed.callback(None)
+
+        patience = self.reactor.callLater(SETTLE_TIME, closed.callback, None)
+        self._spool.close(done)
+        return closed
+
     def name_undelivered(self) -> None:
+        if self._spool is not None:
+            self._name_kept(self._spool)
+            return
         link = self._own_link
         if link is None or not link.sending.undelivered:
             return

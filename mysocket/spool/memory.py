@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
-from mysocket.core.batch import Batch, Piece, chain
+from mysocket.core.batch import Batch, Kind, Piece, chain, count
+from mysocket.spool.interface import Bookmark, Recipient
 
 #: Bytes that wait unacknowledged, at most; then the input is not read. As large as the window one receiver grants.
 CAPACITY = 8 * 1024 * 1024
@@ -21,8 +23,12 @@ class MemorySpool:
 
     def __init__(self, stream: bytes, capacity: int = CAPACITY) -> None:
         self.stream = stream
+        self.began = 0
         self.retired = 0
+        self.committed = 0
         self.end = 0
+        self.recipient: Recipient | None = None
+        self.on_change: Callable[[], None] = lambda: None
         self._capacity = capacity
         self._batches: dict[int, Batch] = {}
         self._order: deque[int] = deque()
@@ -33,22 +39,39 @@ class MemorySpool:
     def room(self) -> int:
         return self._capacity - (self.end - self.retired) - BATCH_COST * len(self._order)
 
-    def append(self, piece: Piece) -> Batch:
+    @property
+    def at_end_mark(self) -> bool:
+        return bool(self._order) and self._batches[self._order[-1]].kind == Kind.END
+
+    def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
+        """Keep the piece. A bookmark has no use here: the input is gone with the process as well."""
         batch = Batch(self.end, piece.kind, piece.flags, chain(piece.payload, self._chains[self.end]), piece.payload)
         self._batches[batch.start] = batch
         self._order.append(batch.start)
-        self.end = batch.end
+        self.end = self.committed = batch.end
         self._chains[batch.end] = batch.checksum
         return batch
 
-    def read(self, position: int) -> Batch:
+    def seek(self, position: int) -> bool:
+        return True
+
+    def read(self, position: int) -> Batch | None:
         return self._batches[position]
 
     def chain_at(self, position: int) -> int | None:
         return self._chains.get(position)
+
+    def is_boundary(self, position: int) -> bool:
+        return position in self._chains
 
     def retire(self, position: int) -> None:
         while self._order and self._batches[self._order[0]].end <= position:
             batch = self._batches.pop(self._order.popleft())
             del self._chains[batch.start]
             self.retired = batch.end
+
+    def remember(self, recipient: Recipient) -> None:
+        self.recipient = recipient
+
+    def messages(self) -> int | None:
+        return sum(count(batch) for batch in self._batches.values())

@@ -1,0 +1,532 @@
+"""One thread that commits: it gathers what was given to it while it synced the last group, and syncs that as one.
+
+Order of work, in every group
+
+1. what was received goes to the output file, which is synced;
+2. one transaction takes batches of the own stream, deletes what is retired, and takes the positions of what was received, with
+   the length of the output file; it is synced;
+3. the reactor thread hears of it: now batches may be sent, and positions acknowledged.
+
+When a disk is full, what needs room waits (batches, or the output file and the positions behind it), and the rest goes on. Any
+other failure is final: nobody knows what of the group is on the disk, so nothing is written any more.
+
+Whoever gives work runs in the reactor thread; :meth:`Committer.step` is the committer thread's, or a test's.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+from typing import Protocol as Interface
+
+import lmdb
+
+from mysocket import failpoints
+from mysocket.core.batch import Batch, Bytes, count
+from mysocket.errors import DiskFailed, MySocketError
+from mysocket.spool.interface import Bookmark
+from mysocket.spool.ledger import Entry
+from mysocket.spool.output import OutputFile
+from mysocket.spool.store import Changes, Store
+
+#: Bytes of payload in one commit, at most.
+GROUP = 4 * 1024 * 1024
+#: Entries and other small things in one commit, at most.
+GROUP_ITEMS = 4096
+#: Bytes that are left to others on the disk.
+RESERVE = 1024 * 1024
+#: Seconds after which it is looked again whether a full disk has room.
+RETRY = 1.0
+#: What is retired waits for company so long (seconds), or until it is so much (bytes): alone it is not worth a sync.
+RETIRE_DELAY = 0.1
+RETIRE_SIZE = 2 * 1024 * 1024
+#: Bytes that are fetched at once.
+FETCH = 4 * 1024 * 1024
+#: The file is made smaller if it has so many bytes, and this times what waits; not more often than every so many seconds.
+COMPACT_SIZE = 12 * 1024 * 1024
+COMPACT_SHARE = 4
+COMPACT_INTERVAL = 5.0
+#: Bytes whose messages are counted.
+COUNTED = 64 * 1024 * 1024
+
+
+class Appended(NamedTuple):
+    """A batch of the own stream, the chain value before it, and what is committed with it.
+
+    ``input`` is how many bytes of the latest input are accepted with it, and whether its end mark is.
+    """
+
+    batch: Batch
+    before: int
+    time: float
+    input: tuple[int, bool]
+    bookmark: Bookmark | None
+
+
+class Fetched(NamedTuple):
+    """Batches from ``position`` on, and the chain value before them; None: no batch starts there."""
+
+    position: int
+    before: int | None
+    batches: list[Batch]
+
+
+# What is committed in the order in which it is given.
+
+
+class Data(NamedTuple):
+    """Bytes for the output file."""
+
+    data: Bytes
+
+
+class Cut(NamedTuple):
+    """Cut off what the output file has beyond what is committed."""
+
+
+class Reopen(NamedTuple):
+    """Open the output file anew, by its name."""
+
+
+class Enter(NamedTuple):
+    """An entry for the ledger."""
+
+    entry: Entry
+    done: Callable[[], None]
+
+
+class Change(NamedTuple):
+    """Another change of the tables."""
+
+    make: Callable[[Changes], None]
+    done: Callable[[], None]
+
+
+Item = Data | Cut | Reopen | Enter | Change
+
+
+class Listener(Interface):
+    """Who hears, in the reactor thread, what the committer has done."""
+
+    def has_committed(self, batches: list[Batch]) -> None:
+        """These batches are safe."""
+
+    def has_retired(self, freed: int) -> None:
+        """So many bytes of the file are free again."""
+
+    def found_full(self, where: str) -> None:
+        """A disk is full; what needs it waits. Empty: it has room again."""
+
+    def has_failed(self, error: MySocketError) -> None:
+        """Nothing is written any more."""
+
+
+@dataclass
+class _Group:
+    """The work of one step."""
+
+    batches: list[Appended] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    retire: int | None = None
+    questions: list[Callable[[], Callable[[], None]]] = field(default_factory=list)
+
+
+class Committer:
+    """See the module.
+
+    :param post: calls its argument in the reactor thread, soon.
+    :param output: the output file, if there is one.
+    :param now: time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        listener: Listener,
+        post: Callable[[Callable[[], None]], None],
+        output: OutputFile | None,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._listener = listener
+        self._post = post
+        self._output = output
+        self._now = now
+        self._wake = threading.Condition()
+        self._batches: deque[Appended] = deque()
+        self._items: deque[Item] = deque()
+        self._questions: list[Callable[[], Callable[[], None]]] = []
+        self._retire: int | None = None
+        self._retire_since = 0.0
+        self._retire_now = False
+        self._flush: list[Callable[[], None]] = []
+        self._closing: Callable[[], None] | None = None
+        self._committed_length = output.length if output is not None else 0
+        # The rest belongs to the committer thread.
+        self._failed = False
+        self._full: dict[str, float] = {}  # where there was no room -> when to look again
+        self._retired = 0
+        self._compact_after = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    # For the reactor thread -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="mysocket-spool", daemon=True)
+        self._thread.start()
+
+    def append(self, appended: Appended) -> None:
+        """Commit a batch."""
+        with self._wake:
+            self._batches.append(appended)
+            self._wake.notify()
+
+    def give(self, item: Item) -> None:
+        """Commit, after all that was given before."""
+        with self._wake:
+            self._items.append(item)
+            if not isinstance(item, Data):
+                # What a peer sent counts only with its entry, which follows at once.
+                self._wake.notify()
+
+    def retire(self, position: int, *, soon: bool) -> None:
+        """Delete what ends at or before ``position``, some time; with ``soon`` the room is wanted."""
+        with self._wake:
+            if self._retire is None:
+                self._retire_since = self._now()
+            self._retire = position
+            self._retire_now = self._retire_now or soon
+            self._wake.notify()
+
+    def ask(self, question: Callable[[], Callable[[], None]]) -> None:
+        """Run ``question`` between two commits; what it returns is called in the reactor thread."""
+        with self._wake:
+            self._questions.append(question)
+            self._wake.notify()
+
+    def fetch(self, position: int, done: Callable[[Fetched], None]) -> None:
+        """Read batches from ``position`` on."""
+
+        def read() -> Callable[[], None]:
+            fetched, size = Fetched(position, None, []), 0
+            for batch, before, _ in self._store.batches(position):
+                if fetched.before is None:
+                    fetched = fetched._replace(before=before)
+                fetched.batches.append(batch)
+                size += len(batch.payload)
+                if size >= FETCH:
+                    break
+            return lambda: done(fetched)
+
+        self.ask(read)
+
+    def count(self, position: int, size: int, done: Callable[[int | None], None]) -> None:
+        """Count the messages that wait from ``position`` on, unless they are too many bytes."""
+
+        def read() -> Callable[[], None]:
+            messages = None
+            if size <= COUNTED:
+                messages = sum(count(batch) for batch, _, _ in self._store.batches(position))
+            return lambda: done(messages)
+
+        self.ask(read)
+
+    def flush(self, done: Callable[[], None]) -> None:
+        """Call ``done`` in the reactor thread when all that was given is committed, or has to wait."""
+        with self._wake:
+            self._flush.append(done)
+            self._wake.notify()
+
+    def close(self, done: Callable[[], None]) -> None:
+        """Commit what can be committed, close everything, then call ``done`` in the reactor thread."""
+        with self._wake:
+            self._closing = done
+            self._wake.notify()
+
+    # For the committer thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self.step():
+                pass
+        except Exception as problem:
+            # A thread that ends without a word would leave everything waiting for ever.
+            error = MySocketError(f"the spool cannot go on: {problem!r}")
+            self._post(lambda: self._listener.has_failed(error))
+            raise
+
+    def step(self, *, wait: bool = True) -> bool:
+        """Do one group of work.
+
+        :param wait: for work, if there is none.
+        :return: whether there may be more to do, ever (with ``wait``), or now.
+        """
+        with self._wake:
+            group = self._take()
+            while group is None:
+                for done in self._flush:
+                    self._post(done)
+                self._flush = []
+                if self._closing is not None:
+                    break
+                if not wait:
+                    return False
+                self._wake.wait(self._patience())
+                group = self._take()
+        if group is None:
+            self._close()
+            return False
+        for question in group.questions:
+            self._post(question())
+        if group.batches or group.items or group.retire is not None:
+            try:
+                self._work(group)
+            except MySocketError as problem:
+                self._fail(problem)
+        return True
+
+    def _fail(self, error: MySocketError) -> None:
+        self._failed = True
+        self._post(lambda: self._listener.has_failed(error))
+
+    def _has_room(self, where: str) -> bool:
+        return where not in self._full or self._now() >= self._full[where]
+
+    def _take(self) -> _Group | None:
+        """The next group, or None if there is nothing to do now."""
+        group = _Group(questions=self._questions)
+        if group.questions:
+            self._questions = []
+        if not self._failed:
+            self._take_batches(group)
+            self._take_items(group)
+            self._take_retire(group)
+        if group.questions or group.batches or group.items or group.retire is not None:
+            return group
+        return None
+
+    def _take_batches(self, group: _Group) -> None:
+        if not self._batches or not self._has_room("spool"):
+            return
+        size = 0
+        while self._batches and size < GROUP:
+            group.batches.append(self._batches.popleft())
+            size += len(group.batches[-1].batch.payload)
+
+    def _take_items(self, group: _Group) -> None:
+        if not self._has_room("output"):
+            return
+        size = 0
+        while self._items and size < GROUP and len(group.items) < GROUP_ITEMS:
+            if isinstance(self._items[0], Reopen) and group.items:
+                return  # what came before belongs to the file before
+            item = self._items.popleft()
+            group.items.append(item)
+            if isinstance(item, Data):
+                size += len(item.data)
+            elif isinstance(item, Reopen):
+                return
+
+    def _take_retire(self, group: _Group) -> None:
+        if self._retire is None or not self._has_room("retire"):
+            return
+        due = self._retire - self._retired >= RETIRE_SIZE or self._now() >= self._retire_since + RETIRE_DELAY
+        if group.batches or group.items or due or self._retire_now or self._full or self._flush or self._closing is not None:
+            group.retire, self._retire, self._retire_now = self._retire, None, False
+
+    def _patience(self) -> float | None:
+        times = list(self._full.values())
+        if self._retire is not None:
+            times.append(self._retire_since + RETIRE_DELAY)
+        return max(0.001, min(times) - self._now()) if times else None
+
+    # One group ------------------------------------------------------------------------------------------------------------------
+
+    def _work(self, group: _Group) -> None:
+        rest = self._write_output(group.items)
+        if rest:
+            self._is_full("output")
+            with self._wake:
+                self._items.extendleft(reversed(rest))
+            group.items = []
+        if group.batches and not self._fits(group):
+            self._put_back(group)
+        for _ in range(8):
+            if not (group.batches or group.items or group.retire is not None):
+                return
+            try:
+                calls = self._commit(group)
+            except lmdb.MapFullError:
+                self._store.grow()
+            except lmdb.Error as problem:
+                self._refused(group, problem)
+            else:
+                for where in ("spool" if group.batches else "", "output" if group.items else "", "retire"):
+                    if self._full.pop(where, None) is not None and where != "retire":
+                        calls.append(lambda: self._listener.found_full(""))
+                self._post(partial(_call, calls))
+                self._compact_sometimes()
+                return
+        raise DiskFailed("the file cannot grow", where=self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"the spool {self._store.directory.path}"
+
+    def _write_output(self, items: list[Item]) -> list[Item]:
+        """Write what goes to the output file, and sync it.
+
+        :return: the items that have to wait for room on its disk.
+        """
+        data: list[Bytes] = []
+        for item in items:
+            if isinstance(item, Data):
+                data.append(item.data)
+            elif isinstance(item, Cut) and self._output is not None:
+                self._output.cut()
+            elif isinstance(item, Reopen) and self._output is not None:
+                self._reopen(self._output)
+        if not data or self._output is None:
+            return []
+        rest = self._output.write(data)
+        self._output.sync()
+        failpoints.reach("R7")
+        if rest:
+            return [*(Data(part) for part in rest), *(item for item in items if not isinstance(item, Data | Cut))]
+        return []
+
+    def _reopen(self, output: OutputFile) -> None:
+        fresh = OutputFile(output.path, output.row)
+        output.close()
+        self._output = fresh
+        # The length must be committed before the first write.
+        with self._store.changes() as changes:
+            changes.meta("output", json.dumps(fresh.row).encode())
+            changes.commit()
+        self._committed_length = fresh.length
+
+    def _fits(self, group: _Group) -> bool:
+        return self._store.free >= sum(len(one.batch.payload) for one in group.batches) + RESERVE
+
+    def _put_back(self, group: _Group) -> None:
+        """The batches wait until the disk has room."""
+        self._is_full("spool")
+        with self._wake:
+            self._batches.extendleft(reversed(group.batches))
+        group.batches = []
+
+    def _is_full(self, where: str) -> None:
+        failpoints.reach("D1")
+        if where not in self._full:
+            name = self._output.path if where == "output" and self._output is not None else self._where
+            self._post(lambda: self._listener.found_full(name))
+        self._full[where] = self._now() + RETRY
+
+    def _refused(self, group: _Group, problem: lmdb.Error) -> None:
+        """A commit failed. LMDB reports a short write as EIO, so only the free space tells a full disk from a broken one."""
+        if self._store.free >= RESERVE:
+            failpoints.reach("D2")
+            raise DiskFailed(str(problem), where=self._where)
+        if group.batches:
+            self._put_back(group)
+            return
+        # Not even small changes find room: they wait too.
+        with self._wake:
+            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data | Cut | Reopen)]))
+            if group.retire is not None:
+                self._retire = max(group.retire, self._retire or 0)
+        if group.items:
+            self._is_full("output")
+        if group.retire is not None:
+            self._full["retire"] = self._now() + RETRY
+        group.items, group.retire = [], None
+
+    def _commit(self, group: _Group) -> list[Callable[[], None]]:
+        """The transaction, and what to tell the reactor thread about it."""
+        calls: list[Callable[[], None]] = []
+        with self._store.changes() as changes:
+            for one in group.batches:
+                changes.append(one.batch, one.before, one.time)
+                if one.bookmark is not None:
+                    changes.mark(one.bookmark)
+            if group.batches:
+                changes.input(*group.batches[-1].input)
+                failpoints.reach("S1")
+            more = None
+            if group.retire is not None:
+                done, freed = changes.retire(group.retire)
+                more = group.retire if done < group.retire else None
+                calls.append(lambda: self._listener.has_retired(freed))
+            for item in group.items:
+                if isinstance(item, Enter):
+                    changes.enter(item.entry)
+                    calls.append(item.done)
+                elif isinstance(item, Change):
+                    item.make(changes)
+                    calls.append(item.done)
+            if self._output is not None and self._output.length != self._committed_length:
+                changes.meta("output", json.dumps(self._output.row).encode())
+            if group.batches:
+                failpoints.during("S2")
+            if group.items:
+                failpoints.during("R2")
+            changes.commit()
+        if self._output is not None:
+            self._committed_length = self._output.length
+        if group.batches:
+            failpoints.reach("S3")
+            batches = [one.batch for one in group.batches]
+            calls.append(lambda: self._listener.has_committed(batches))
+        if group.retire is not None:
+            self._retired = group.retire
+            failpoints.reach("S7")
+            if more is not None:
+                with self._wake:
+                    self._retire, self._retire_now = max(more, self._retire or 0), True
+        return calls
+
+    def _compact_sometimes(self) -> None:
+        size = self._store.size
+        if size < COMPACT_SIZE and not self._full or self._now() < self._compact_after:
+            return
+        self._compact_after = self._now() + COMPACT_INTERVAL
+        if size >= COMPACT_SHARE * self._store.state().waiting_size:
+            self._compact()
+
+    def _compact(self) -> None:
+        try:
+            self._store.compact()
+        except (OSError, lmdb.Error):
+            # Nothing has changed; the file is as large as it was, and the next time is soon.
+            return
+
+    def _close(self) -> None:
+        done = self._closing
+        assert done is not None
+        if not self._failed:
+            try:
+                if not (self._batches or self._items):
+                    with self._store.changes() as changes:
+                        changes.meta("clean", b"1")
+                        changes.commit()
+                if self._store.size >= COMPACT_SIZE and self._store.size >= COMPACT_SHARE * self._store.state().waiting_size:
+                    self._compact()
+            except lmdb.Error:
+                pass  # what was committed is safe; the next start finds an unclean end
+        self._store.close()
+        if self._output is not None:
+            self._output.close()
+        self._store.directory.close()
+        self._post(done)
+
+
+def _call(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
