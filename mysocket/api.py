@@ -133,7 +133,7 @@ class _Relations:
         if origin in self.peers:
             self.peers[origin].take(block, messages)
 
-    def agreed(self) -> None:
+    def agreed(self, *, cut: bool) -> None:
         """What a program has taken cannot be taken back."""
 
     # Watcher

@@ -18,7 +18,7 @@ from mysocket.carriers.stream import StreamProtocol
 from mysocket.core.batch import Batch, Piece
 from mysocket.core.ending import PeerFacts
 from mysocket.core.session import Broken, Event, Session, Silent
-from mysocket.core.wire import Ack, Attach, Bye, Hello, Input, Reason, Resume, Start
+from mysocket.core.wire import NONE, Ack, Attach, Bye, Hello, Input, Reason, Resume, Start
 from mysocket.ends.escape import one_line
 from mysocket.errors import (
     MessageTooLong,
@@ -264,6 +264,7 @@ class Link:
             self._company.tell(str(error))
             self._close(carrier, Reason.PROTOCOL, error.text)
         except StateLoss as error:
+            self._left_told = True
             renewed = self._company.renew(self, error)
             self._close(carrier, Reason.LEFT if renewed else Reason.STATE_LOSS, error.text)
             if not renewed:
@@ -292,7 +293,8 @@ class Link:
 
     def _on_resume(self, resume: Resume, carrier: StreamProtocol) -> None:
         assert self.peer is not None
-        if not self.sending.spool.seek(resume.position):
+        spool = self.sending.spool
+        if not spool.seek(spool.retired if resume.position == NONE else resume.position):
             self._waiting_resume = (carrier, resume)
             return
         if self.sending.resume(carrier.session, resume, self.peer) and not self.sending.delivered:
@@ -336,7 +338,8 @@ class Link:
         if error is StateLoss:
             self.receiving.lost_state()
         if error is not None:
-            self._company.fail(self, error(text, peer=self.peer_text))
+            told = f"{self.peer_text} says: {text}" if error is StateLoss else text
+            self._company.fail(self, error(told, peer=self.peer_text))
 
     def _on_broken(self, broken: Broken, carrier: StreamProtocol) -> None:
         silent = isinstance(broken.error, Silent)

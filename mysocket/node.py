@@ -262,15 +262,15 @@ class Node:
         try:
             link.adopt(carrier, hello, text, self._earlier(hello) if link.peer is None else None)
         except AnotherPeer as error:
-            self.strangers.turn_away(carrier, Reason.REFUSED, "messages for another node wait here")
             self._watcher.fail(error)
+            self.strangers.turn_away(carrier, Reason.REFUSED, "messages for another node wait here")
             return
         except StateLoss as error:
-            self.strangers.turn_away(carrier, Reason.STATE_LOSS, error.text)
             if fresh:
                 del self.links[hello.node]
                 self._finished = PeerFacts(hello.input, Progress.BROKEN)
             self.fail(link, error)
+            self.strangers.turn_away(carrier, Reason.STATE_LOSS, error.text)
             return
         if fresh and link.hello.input is not Input.NONE:
             self.on_link(link)

@@ -34,8 +34,11 @@ class Sink(Interface):
         :raises MessageTooLong: it holds a message that is larger than the sink puts together.
         """
 
-    def agreed(self) -> None:
-        """A peer and this side have agreed where its stream goes on: what an earlier process wrote beyond may go."""
+    def agreed(self, *, cut: bool) -> None:
+        """A peer and this side have agreed where its stream goes on.
+
+        :param cut: the peer holds what an earlier process wrote and did not commit, so that may go; else it stays.
+        """
 
 
 class Receiving:
@@ -71,6 +74,7 @@ class Receiving:
         self._ledger = ledger
         self._now = now
         self._accept_loss = accept_loss
+        self._loss_accepted = False
         self._assembler = Assembler(max_message) if sink is not None and sink.whole else None
         self._waiting: tuple[Session, Attach] | None = None
         self._refused: tuple[bytes, MySocketError] | None = None
@@ -97,12 +101,13 @@ class Receiving:
         if entry is not None and entry.durable and peer.durable:
             if not self._accept_loss:
                 raise StateLoss(
-                    f"{peer.name or 'The peer'} has a new stream, but kept its stream on disk before, which stood at position "
-                    f"{position} here: its spool was deleted or replaced, and what waited in it is lost"
+                    f"{peer.name or 'The peer'} has lost its spool: its stream stood at position {position} here, and what it sends "
+                    "now is another one; what waited there is lost"
                 )
+            self._loss_accepted = True
             self.inbox.forget()
             self._forget(before)
-            return f"accepted: {peer.name or 'the peer'} lost its spool; its stream stood at position {position} here"
+            return f"accepted: {peer.name or 'the peer'} sends a new stream; the one before stood at position {position} here"
         if self.progress is not Progress.OPEN or self.broken:
             return None
         self.broken = True
@@ -150,7 +155,8 @@ class Receiving:
         before = self.inbox.stream
         broken = self.inbox.start(session, frame)
         if self._sink is not None and self.inbox.carries(session):
-            self._sink.agreed()
+            same = before is not None and before == self.inbox.stream
+            self._sink.agreed(cut=same or not frame.position and not self._loss_accepted)
         if before is not None and before != self.inbox.stream:
             self._forget(before)
             self.repeats_until = 0

@@ -190,12 +190,12 @@ class Strangers:
         if bye.reason in PASSING:
             error = MySocketError(f"{peer} does not link now: {text}")
         elif bye.reason == Reason.STATE_LOSS:
-            error = StateLoss(text)
+            error = StateLoss(f"{peer} says: {text}")
         else:
             error = RefusedByPeer(text, peer=peer)
-        self.leave(carrier, error)
         if isinstance(error, RefusedByPeer | StateLoss) and carrier.session.dialler:
             self._host.refused(error)
+        self.leave(carrier, error)
 
     def _broke(self, carrier: StreamProtocol, error: MySocketError) -> None:
         if isinstance(error, NotMySocket) and not carrier.session.dialler:

@@ -111,7 +111,7 @@ class Watch:
 
     def report(self, error: MySocketError) -> None:
         """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
-        if self._over:
+        if self._over or self.error is not None:
             return
         text, now = str(error), self._clock.seconds()
         if self._subject.alone_since() is None:

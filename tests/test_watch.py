@@ -25,6 +25,7 @@ class Subject:
         self.them: list[PeerFacts] = []
         self.alone: float | None = 0.0
         self.lost = False
+        self.spool = False
         self.looks = 0
 
     def own(self) -> Own:
@@ -36,6 +37,9 @@ class Subject:
 
     def undelivered_text(self) -> str:
         return f"{self.waiting} bytes"
+
+    def kept(self) -> bool:
+        return self.spool
 
     def peers(self) -> Iterable[PeerFacts]:
         return iter(self.them)

@@ -40,8 +40,11 @@ class Output(Interface):
     def write(self, data: Bytes, done: Callable[[], None]) -> None:
         """Write, then call ``done``."""
 
-    def agreed(self) -> None:
-        """A peer and this side have agreed where its stream goes on: what an earlier process wrote beyond may go."""
+    def agreed(self, *, cut: bool) -> None:
+        """A peer and this side have agreed where its stream goes on.
+
+        :param cut: the peer holds what an earlier process wrote and did not commit, so that may go; else it stays.
+        """
 
 
 class Format(Interface):
@@ -164,5 +167,5 @@ class FormatSink:
         position = block.end
         self._output.write(self._format.render(block, origin), lambda: origin.written(position))
 
-    def agreed(self) -> None:
-        self._output.agreed()
+    def agreed(self, *, cut: bool) -> None:
+        self._output.agreed(cut=cut)

@@ -26,7 +26,7 @@ class LogOutput:
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
 
-    def agreed(self) -> None:
+    def agreed(self, *, cut: bool) -> None:
         """What is written cannot be taken back."""
 
     def write(self, data: Bytes, done: Callable[[], None]) -> None:

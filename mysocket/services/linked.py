@@ -19,7 +19,7 @@ from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
 from mysocket.ends.progress import ProgressDisplay, ProgressLine
 from mysocket.ends.stdio import Ends
-from mysocket.errors import OutputClosed, OutputFailed
+from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import Settings
@@ -127,7 +127,7 @@ class LinkService(EndpointService):
     async def start(self) -> None:
         if self._spool is not None:
             self._spool.start()
-            self._tell_backlog(self._spool)
+            self._tell_state(self._spool)
         heartbeat = self.node.character.heartbeat
         await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat))
         self.node.start()
@@ -145,7 +145,9 @@ class LinkService(EndpointService):
         )
         self._dialler.startService()
 
-    def _tell_backlog(self, spool: DiskSpool) -> None:
+    def _tell_state(self, spool: DiskSpool) -> None:
+        if spool.news:
+            self.watch.tell(spool.news)
         waiting = spool.end - spool.retired
         if waiting and self.settings.recv_only:
             self.watch.tell(f"{waiting} bytes wait in {spool.path}; with --recv-only they are not sent")
@@ -187,7 +189,7 @@ class LinkService(EndpointService):
     def settle_input(self) -> Deferred[None]:
         settled: Deferred[None] = Deferred()
         spool = self._spool
-        if spool is None or self.watch.error is not None:
+        if spool is None or isinstance(self.watch.error, DiskFailed):
             return super().settle_input()
 
         def counted(messages: int | None) -> None:

@@ -45,8 +45,9 @@ RETRY = 1.0
 #: What is retired waits for company so long (seconds), or until it is so much (bytes): alone it is not worth a sync.
 RETIRE_DELAY = 0.1
 RETIRE_SIZE = 2 * 1024 * 1024
-#: Bytes that are fetched at once.
+#: Bytes, and batches, that are fetched at once, at most.
 FETCH = 4 * 1024 * 1024
+FETCH_BATCHES = 8192
 #: The file is made smaller if it has so many bytes, and this times what waits; not more often than every so many seconds.
 COMPACT_SIZE = 12 * 1024 * 1024
 COMPACT_SHARE = 4
@@ -85,8 +86,10 @@ class Data(NamedTuple):
     data: Bytes
 
 
-class Cut(NamedTuple):
-    """Cut off what the output file has beyond what is committed."""
+class Tail(NamedTuple):
+    """What the output file has beyond what is committed is cut off, or counts from now on."""
+
+    cut: bool
 
 
 class Reopen(NamedTuple):
@@ -107,7 +110,7 @@ class Change(NamedTuple):
     done: Callable[[], None]
 
 
-Item = Data | Cut | Reopen | Enter | Change
+Item = Data | Tail | Reopen | Enter | Change
 
 
 class Listener(Interface):
@@ -167,7 +170,7 @@ class Committer:
         self._retire_now = False
         self._flush: list[Callable[[], None]] = []
         self._closing: Callable[[], None] | None = None
-        self._committed_length = output.length if output is not None else 0
+        self._committed_row = output.row if output is not None else {}
         # The rest belongs to the committer thread.
         self._failed = False
         self._full: dict[str, float] = {}  # where there was no room -> when to look again
@@ -221,7 +224,7 @@ class Committer:
                     fetched = fetched._replace(before=before)
                 fetched.batches.append(batch)
                 size += len(batch.payload)
-                if size >= FETCH:
+                if size >= FETCH or len(fetched.batches) >= FETCH_BATCHES:
                     break
             return lambda: done(fetched)
 
@@ -323,16 +326,19 @@ class Committer:
     def _take_items(self, group: _Group) -> None:
         if not self._has_room("output"):
             return
-        size = 0
-        while self._items and size < GROUP and len(group.items) < GROUP_ITEMS:
-            if isinstance(self._items[0], Reopen) and group.items:
-                return  # what came before belongs to the file before
+        size, items = 0, group.items
+        # Data and the entry behind it are never parted: a length that is committed without the position would count twice.
+        while self._items and (size < GROUP and len(items) < GROUP_ITEMS or isinstance(items[-1], Data)):
+            if isinstance(self._items[0], Reopen) and items:
+                break  # what came before belongs to the file before
             item = self._items.popleft()
-            group.items.append(item)
+            items.append(item)
             if isinstance(item, Data):
                 size += len(item.data)
             elif isinstance(item, Reopen):
-                return
+                break
+        while items and isinstance(items[-1], Data):
+            self._items.appendleft(items.pop())
 
     def _take_retire(self, group: _Group) -> None:
         if self._retire is None or not self._has_room("retire"):
@@ -342,8 +348,12 @@ class Committer:
             group.retire, self._retire, self._retire_now = self._retire, None, False
 
     def _patience(self) -> float | None:
-        times = list(self._full.values())
-        if self._retire is not None:
+        """Seconds until what waits may be done, or None if nothing waits for a time to come."""
+        if self._failed:
+            return None
+        waiting = {"spool": self._batches, "output": self._items, "retire": self._retire is not None}
+        times = [when for where, when in self._full.items() if waiting[where]]
+        if self._retire is not None and "retire" not in self._full:
             times.append(self._retire_since + RETIRE_DELAY)
         return max(0.001, min(times) - self._now()) if times else None
 
@@ -355,7 +365,7 @@ class Committer:
             self._is_full("output")
             with self._wake:
                 self._items.extendleft(reversed(rest))
-            group.items = []
+            del group.items[-len(rest) :]
         if group.batches and not self._fits(group):
             self._put_back(group)
         for _ in range(8):
@@ -368,7 +378,7 @@ class Committer:
             except lmdb.Error as problem:
                 self._refused(group, problem)
             else:
-                for where in ("spool" if group.batches else "", "output" if group.items else "", "retire"):
+                for where in ("spool" if group.batches else "", "output" if group.items and not rest else "", "retire"):
                     if self._full.pop(where, None) is not None and where != "retire":
                         calls.append(lambda: self._listener.found_full(""))
                 self._post(partial(_call, calls))
@@ -389,28 +399,24 @@ class Committer:
         for item in items:
             if isinstance(item, Data):
                 data.append(item.data)
-            elif isinstance(item, Cut) and self._output is not None:
-                self._output.cut()
+            elif isinstance(item, Tail) and self._output is not None:
+                self._output.settle_tail(cut=item.cut)
             elif isinstance(item, Reopen) and self._output is not None:
                 self._reopen(self._output)
         if not data or self._output is None:
             return []
-        rest = self._output.write(data)
+        written = self._output.write(data)
         self._output.sync()
         failpoints.reach("R7")
-        if rest:
-            return [*(Data(part) for part in rest), *(item for item in items if not isinstance(item, Data | Cut))]
-        return []
+        if written == len(data):
+            return []
+        places = [place for place, item in enumerate(items) if isinstance(item, Data)]
+        return items[places[written] :]
 
     def _reopen(self, output: OutputFile) -> None:
-        fresh = OutputFile(output.path, output.row)
-        output.close()
-        self._output = fresh
-        # The length must be committed before the first write.
-        with self._store.changes() as changes:
-            changes.meta("output", json.dumps(fresh.row).encode())
-            changes.commit()
-        self._committed_length = fresh.length
+        if not output.in_place:
+            self._output = OutputFile(output.path, output.row)
+            output.close()
 
     def _fits(self, group: _Group) -> bool:
         return self._store.free >= sum(len(one.batch.payload) for one in group.batches) + RESERVE
@@ -439,7 +445,7 @@ class Committer:
             return
         # Not even small changes find room: they wait too.
         with self._wake:
-            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data | Cut | Reopen)]))
+            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data | Tail)]))
             if group.retire is not None:
                 self._retire = max(group.retire, self._retire or 0)
         if group.items:
@@ -471,15 +477,15 @@ class Committer:
                 elif isinstance(item, Change):
                     item.make(changes)
                     calls.append(item.done)
-            if self._output is not None and self._output.length != self._committed_length:
+            if self._output is not None and group.items and self._output.row != self._committed_row:
                 changes.meta("output", json.dumps(self._output.row).encode())
             if group.batches:
                 failpoints.during("S2")
-            if group.items:
+            if any(isinstance(item, Enter) for item in group.items):
                 failpoints.during("R2")
             changes.commit()
-        if self._output is not None:
-            self._committed_length = self._output.length
+        if self._output is not None and group.items:
+            self._committed_row = self._output.row
         if group.batches:
             failpoints.reach("S3")
             batches = [one.batch for one in group.batches]
@@ -518,7 +524,7 @@ class Committer:
                         changes.commit()
                 if self._store.size >= COMPACT_SIZE and self._store.size >= COMPACT_SHARE * self._store.state().waiting_size:
                     self._compact()
-            except lmdb.Error:
+            except (lmdb.Error, MySocketError):
                 pass  # what was committed is safe; the next start finds an unclean end
         self._store.close()
         if self._output is not None:

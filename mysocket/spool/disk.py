@@ -14,13 +14,15 @@ from contextlib import ExitStack
 
 import lmdb
 
+from mysocket import failpoints
 from mysocket.core.batch import Batch, Bytes, Kind, Piece, chain
 from mysocket.core.wire import ID_SIZE, PLACE_SIZE
 from mysocket.errors import CannotOpen, MySocketError, OtherPeerWaits
-from mysocket.spool.committer import GROUP, Appended, Change, Committer, Cut, Data, Enter, Fetched, Reopen
+from mysocket.spool.committer import GROUP, Appended, Change, Committer, Data, Enter, Fetched, Reopen, Tail
 from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import Entry, Ledger
 from mysocket.spool.lock import LOCK, SPOOL, Directory, open_directory
+from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.output import OutputFile
 from mysocket.spool.store import NEW, State, Store, disk_size
 
@@ -35,6 +37,7 @@ AHEAD = 8 * 1024 * 1024
 AHEAD_BATCHES = 16384
 #: When less than this is ahead, more is fetched.
 FETCH_BELOW = 4 * 1024 * 1024
+FETCH_BELOW_BATCHES = 8192
 #: Batches that were sent and are not acknowledged, at most.
 IN_FLIGHT = 65536
 
@@ -87,8 +90,8 @@ class SpoolOutput:
             self._committer.give(Data(data))
         done()
 
-    def agreed(self) -> None:
-        self._committer.give(Cut())
+    def agreed(self, *, cut: bool) -> None:
+        self._committer.give(Tail(cut))
 
     def reopen(self) -> None:
         """The file was moved away: go on in a new one of its name."""
@@ -134,6 +137,7 @@ class DiskSpool:
         self._input = (state.input_size, state.input_complete)
         self._chain = self._committed_chain = state.end_chain
         self._used = state.waiting_size
+        self._uncommitted = 0  # batches
         # Committed batches that are held to be read next: those from _next to _ahead_end.
         self._ahead: dict[int, Batch] = {}
         self._ahead_size = 0
@@ -148,6 +152,8 @@ class DiskSpool:
         self._committer = Committer(store, listener=self, post=post, output=output, now=now)
         self.ledger: Ledger = DiskLedger(self._committer, store.entries(), repeats=not state.clean)
         self.output = SpoolOutput(self._committer) if output is not None else None
+        #: What to tell the user of the output file, or nothing.
+        self.news = output.news if output is not None else ""
 
     def start(self) -> None:
         """Start the committer's thread."""
@@ -166,7 +172,7 @@ class DiskSpool:
 
     @property
     def room(self) -> int:
-        return min(self._capacity - self._used, UNCOMMITTED - (self.end - self.committed))
+        return min(self._capacity - self._used, UNCOMMITTED - (self.end - self.committed) - BATCH_COST * self._uncommitted)
 
     @property
     def at_end_mark(self) -> bool:
@@ -191,6 +197,8 @@ class DiskSpool:
             size, complete = (0 if complete else size) + len(piece.payload), False
         self._input = (size, complete)
         self._used += disk_size(len(piece.payload))
+        self._uncommitted += 1
+        failpoints.reach("S0")
         self._committer.append(Appended(batch, before, self._wall(), self._input, bookmark))
         return batch
 
@@ -249,7 +257,8 @@ class DiskSpool:
             self._next, self._next_chain = batch.end, batch.checksum
             self._boundaries.append(batch.end)
             self._chains[batch.end] = batch.checksum
-        if self._ahead_end < self.committed and self._ahead_size < FETCH_BELOW:
+        few = self._ahead_size < FETCH_BELOW and len(self._ahead) < FETCH_BELOW_BATCHES
+        if few and self._ahead_end < self.committed:
             self._fetch()
         return batch
 
@@ -311,6 +320,7 @@ class DiskSpool:
     # What the committer says ----------------------------------------------------------------------------------------------------
 
     def has_committed(self, batches: list[Batch]) -> None:
+        self._uncommitted -= len(batches)
         for batch in batches:
             self._hold(batch)
         self.committed, self._committed_chain = batches[-1].end, batches[-1].checksum

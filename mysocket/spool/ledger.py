@@ -43,7 +43,7 @@ class Entry:
         """The entry of a row."""
         node, place, position, chain, at_end, durable, time = _ROW.unpack_from(row)
         name = row[_ROW.size :].decode(errors="replace")
-        return cls(stream, node, place.rstrip(b"\0"), durable, name, Mark(position, chain, at_end), time)
+        return cls(stream, node, place if any(place) else b"", durable, name, Mark(position, chain, at_end), time)
 
 
 class Ledger(Interface):

@@ -4,7 +4,7 @@ Rules
 
 1. The length is committed before the first byte is written, and after each sync, in the transaction that commits the positions.
 2. A tail behind the committed length comes from a process that died before it could commit. It is cut off when a peer and this
-   side have agreed where its stream goes on: then the sender is known to hold it. Until then, and if they do not agree, it stays.
+   side have agreed where its stream goes on, for then the sender is known to hold it. If they do not agree, it stays.
 3. Nobody else writes to the file.
 """
 
@@ -82,33 +82,50 @@ class OutputFile:
         """What the spool has to know."""
         return {"path": self.path, "inode": self._inode, "length": self.length}
 
-    def cut(self) -> None:
-        """Cut off what was written and not committed."""
-        if self._tail:
+    @property
+    def in_place(self) -> bool:
+        """Is this still the file of its name?"""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:
+            return False
+
+    def settle_tail(self, *, cut: bool) -> None:
+        """What was written and not committed is cut off, or else counts from now on."""
+        if self._tail and cut:
             os.ftruncate(self._fd, self.length)
-            self._tail = False
+        elif self._tail:
+            self.length = os.fstat(self._fd).st_size
+        self._tail = False
 
-    def write(self, data: list[Bytes]) -> list[Bytes]:
-        """Write at the end, as far as there is room.
+    def write(self, data: list[Bytes]) -> int:
+        """Write at the end, as far as there is room; what fits in part only is not written at all.
 
-        :return: what there was no room for.
+        :return: how many of ``data`` are written.
         :raises DiskFailed: it was refused for another reason.
         """
         failpoints.reach("R5")
-        while data:
-            part = data[:BUFFERS]
-            if failpoints.armed("R6"):
-                part = [memoryview(part[0])[: len(part[0]) // 2]]
-            try:
-                written = os.writev(self._fd, part)
-            except OSError as problem:
-                if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-                    return data
-                raise DiskFailed(problem.strerror or str(problem), where=self.path) from None
-            failpoints.reach("R6")
-            self.length += written
-            data = _behind(data, written)
-        return []
+        rest = data
+        try:
+            while rest:
+                part = rest[:BUFFERS]
+                if failpoints.armed("R6"):
+                    part = [memoryview(part[0])[: len(part[0]) // 2]]
+                try:
+                    written = os.writev(self._fd, part)
+                except OSError as problem:
+                    if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    whole = len(data) - len(rest)
+                    self.length -= len(data[whole]) - len(rest[0])
+                    os.ftruncate(self._fd, self.length)
+                    return whole
+                failpoints.reach("R6")
+                self.length += written
+                rest = _behind(rest, written)
+        except OSError as problem:
+            raise DiskFailed(problem.strerror or str(problem), where=self.path) from None
+        return len(data)
 
     def sync(self) -> None:
         """Make what is written safe.

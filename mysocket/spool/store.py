@@ -28,7 +28,7 @@ import lmdb
 
 from mysocket.core.batch import Batch, Kind
 from mysocket.core.wire import ID_SIZE
-from mysocket.errors import CannotOpen
+from mysocket.errors import CannotOpen, DiskFailed
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import SPOOL, Directory
@@ -40,7 +40,8 @@ FORMAT = b"1"
 MAP_MARGIN = 64 * 1024 * 1024
 #: Rows that one transaction deletes, at most.
 DELETED_AT_ONCE = 4096
-PAGE = 4096
+#: Bytes of a page, of its header, and what each entry on it takes besides its key and its row.
+PAGE, PAGE_HEADER, NODE_HEADER = 4096, 16, 10
 #: The number of the own stream. A number, so that the stream can go on under another id without a change of the rows.
 OWN = 0
 
@@ -52,9 +53,15 @@ _INPUT = Struct(">Q?")
 
 
 def disk_size(size: int) -> int:
-    """Bytes that a batch of ``size`` bytes takes in the file. Rows of more than half a page get pages of their own."""
-    size += _KEY.size + _ROW.size + 16
-    return size if size < PAGE // 2 else (size + PAGE - 1) // PAGE * PAGE
+    """Bytes that a batch of ``size`` bytes takes in the file, among others like it.
+
+    A page holds whole rows, behind its header; a row of more than half a page gets pages of its own, and a place on a shared one.
+    """
+    row = size + _ROW.size
+    entry = _KEY.size + row + NODE_HEADER
+    if entry <= (PAGE - PAGE_HEADER) // 2:
+        return PAGE // ((PAGE - PAGE_HEADER) // entry)
+    return -(-(PAGE_HEADER + row) // PAGE) * PAGE + _KEY.size + 8 + NODE_HEADER
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,9 @@ class Store:
                 self._env.close()
                 raise CannotOpen("it was made by another version of MySocket", where=f"the spool {directory.path}")
         except lmdb.Error as problem:
-            raise CannotOpen(f"{problem}; it is damaged, or no spool", where=f"the spool {directory.path}") from None
+            # LMDB puts before it the name it was given, which means nothing to a user.
+            text = str(problem).removeprefix(f"{directory.file(SPOOL)}: ")
+            raise CannotOpen(f"{text}; it is damaged, or no spool", where=f"the spool {directory.path}") from None
 
     @classmethod
     def make(cls, directory: Directory, node: bytes, stream: bytes) -> None:
@@ -220,6 +229,7 @@ class Store:
         """Give the disk what is free in the file back: copy what is in use, and put the copy in its place.
 
         :raises OSError, lmdb.Error: nothing has changed.
+        :raises DiskFailed: nobody knows which of the two a power cut would leave.
         """
         if self.directory.check(NEW):
             os.unlink(NEW, dir_fd=self.directory.fd)
@@ -227,11 +237,19 @@ class Store:
         try:
             self._env.copyfd(fd, compact=True)
             os.fsync(fd)
+        except (OSError, lmdb.Error):
+            # A part of a copy must not take the room that is missing.
+            os.unlink(NEW, dir_fd=self.directory.fd)
+            raise
         finally:
             os.close(fd)
         self._env.close()
-        _put_in_place(self.directory)
-        self._open()
+        try:
+            _put_in_place(self.directory)
+        except OSError as problem:
+            raise DiskFailed(problem.strerror or str(problem), where=f"the spool {self.directory.path}") from None
+        finally:
+            self._open()
 
 
 def _put_in_place(directory: Directory) -> None:

@@ -30,6 +30,7 @@ class Sender:
         self.peer_text = text
         self.peer = Hello(node=b"n" * 16, stream=stream, name=name) if greeted else None
         self.stream_id = stream
+        self.repeats_until = 0
         self.positions: list[int] = []
 
     def written(self, position: int) -> None:
@@ -128,6 +129,13 @@ def test_json_messages_are_one_line_each_whatever_is_in_them() -> None:
     assert found["text"] == data
     first, second = objects((lines(b"a\nb\0c\n\0", Flag.NUL), Sender()))
     assert (first["text"], first["position"], second["text"], second["position"]) == ("a\nb", 4, "c\n", 7)
+
+
+def test_json_marks_what_an_earlier_process_may_have_written() -> None:
+    sender = Sender()
+    sender.repeats_until = 12
+    found = objects((lines(b"one\ntwo\nthree\n", start=4), sender))
+    assert [message.get("maybe_repeat", False) for message in found] == [True, True, False]
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"abc\xe2\x82", b"\xed\xa0\x80", b"\x80\n\x81"], ids=repr)
@@ -249,6 +257,11 @@ def test_a_prompt_is_shown_at_once_and_half_a_character_when_its_rest_is_there()
 
 class Slow:
     """An output that says that it has written when the test wants it to."""
+
+    repeats = True
+
+    def agreed(self, *, cut: bool) -> None:
+        """Nothing to take back."""
 
     def __init__(self) -> None:
         self.data = b""

@@ -167,6 +167,15 @@ def test_a_directory_is_made_for_us_alone_whatever_the_umask(there: str, umask: 
         assert sorted(os.listdir(path)) == [LOCK, SPOOL]
 
 
+def test_a_directory_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even before its mode is set."""
+    before: list[int] = []
+    monkeypatch.setattr(lock.os, "chmod", lambda path, bits: before.append(stat.S_IMODE(os.stat(path).st_mode)))
+    os.umask(0)
+    held(tmp_path / "spool").close()
+    assert before == [0o700]
+
+
 def test_parents_are_not_made(tmp_path: Path) -> None:
     told = refusal(CannotOpen, tmp_path / "no" / "spool")
     assert f"{tmp_path / 'no'} does not exist" in told and os.listdir(tmp_path) == []
@@ -279,7 +288,7 @@ def test_a_file_is_no_directory(tmp_path: Path, create: bool, below: str) -> Non
 
 @pytest.mark.parametrize("create", [True, False])
 def test_an_empty_name_is_not_the_root(create: bool) -> None:
-    refusal(CannotOpen, "", create=create)
+    assert ("does not exist" if create else "there is no spool there") in refusal(CannotOpen, "", create=create)
 
 
 @pytest.mark.parametrize("create", [True, False])

@@ -149,6 +149,8 @@ class Connection:
 class SlowSink:
     """Collects what arrives; says so at once, or only when asked to."""
 
+    repeats = True
+
     def __init__(self, *, whole: bool = False) -> None:
         self.whole = whole
         self.output = bytearray()
@@ -165,6 +167,9 @@ class SlowSink:
         else:
             self.drain()
             origin.written(block.end)
+
+    def agreed(self, *, cut: bool) -> None:
+        """What is collected stays."""
 
     def drain(self, count: int | None = None) -> None:
         """The output has taken the first `count` of what waits for it, or all."""
