@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import latency, memory, senders, start, throughput
+from bench import durable, latency, memory, senders, start, throughput
 from bench.run import BenchError, progress
 from bench.tools import PEERS, US, Tool, machine, tools
 
@@ -29,10 +29,12 @@ class Amounts:
     bytes_slow: int
     lines_each: int
     starts: int
+    lines_published: int
+    bytes_waiting: int
 
 
-FULL = Amounts(1_000 * MB, 5, 1000, 10_000 * MB, 100, 10)
-QUICK = Amounts(200 * MB, 3, 300, 600 * MB, 100, 5)
+FULL = Amounts(1_000 * MB, 5, 1000, 10_000 * MB, 100, 10, 20_000, 5_000 * MB)
+QUICK = Amounts(200 * MB, 3, 300, 600 * MB, 100, 5, 5_000, 600 * MB)
 
 Row = tuple[str, dict[str, str], str, str]  # what; the figure of each tool; target; how it was met
 
@@ -99,12 +101,61 @@ def start_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
     yield what, {US: f"{ours:.2f} s"}, "≤ 1.5 × the import", judge(ours <= 1.5 * reactor, f"{ours / reactor:.2f} × the import")
 
 
+def durable_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """Spool and fsync on both sides."""
+    result = durable.throughput(amounts.bytes_sent, amounts.rounds)
+    (cpu, wall), (memory_cpu, memory_wall) = result["durable"], result["memory"]
+    speed = 1000 / wall
+    cells = {US: f"{speed:.0f} MB/s (memory mode: {1000 / memory_wall:.0f})"}
+    detail = ""
+    if "socat" in result:
+        cells["socat"] = f"{1000 / result['socat'][1]:.0f} MB/s, no promise"
+        detail = f", {result['socat'][1] / wall:.2f} × socat"
+    needed = min(200.0, 500 / result["socat"][1]) if "socat" in result else 200.0
+    what = "1 GB of 100-byte lines, spool and fsync on both sides, to a file"
+    yield what, cells, "≥ 200 MB/s or 0.5 × socat", judge(speed >= needed, f"{speed:.0f} MB/s{detail}")
+    rate = durable.mosquitto(amounts.lines_published)
+    if rate is not None:
+        cells = {US: f"{speed * 10_000 / 1e6:.1f} million/s"}
+        detail = f"{speed * 10_000 / rate:.0f} × mosquitto's {rate:.0f}/s"
+        verdict = judge(speed * 10_000 >= 50 * rate, detail)
+        yield "the same, in messages, beside mosquitto_pub -l -q 2 to mosquitto_sub -q 2", cells, "≥ 50 × mosquitto", verdict
+    cells = {US: f"{cpu:.2f} s (memory mode: {memory_cpu:.2f} s)"}
+    yield (
+        f"{what}: CPU of both processes",
+        cells,
+        "≤ 2 × memory mode",
+        judge(cpu <= 2 * memory_cpu, f"{cpu / memory_cpu:.2f} × memory mode"),
+    )
+    (p50, p99), (sync50, sync99) = durable.latency(3 * amounts.lines_timed, amounts.rounds)
+    syncs = f"{sync50 * 1e3:.2f} / {sync99 * 1e3:.2f} ms"
+    what = f"100-byte lines, 1,000 a second, from stdin to the file, p50 / p99 (one fdatasync: {syncs})"
+    verdict = judge(p99 <= 6 * sync99, f"{p99 / sync99:.1f} × fdatasync")
+    yield what, {US: f"{p50 * 1e3:.2f} / {p99 * 1e3:.2f} ms"}, "p99 ≤ 6 × fdatasync's", verdict
+
+
+def backlog_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """A long outage."""
+    size = amounts.bytes_waiting
+    highest, full, empty, left = durable.backlog(size, amounts.rounds)
+    text = f"{size / 1000 / MB:g} GB"
+    verdict = judge(highest <= 100 * MB, f"{highest / MB:.0f} MB")
+    yield f"memory besides the mapped file, {text} waiting", {US: f"{highest / MB:.0f} MB"}, "≤ 100 MB", verdict
+    verdict = judge(full <= 1.5 * empty, f"{full / empty:.2f} × empty")
+    cells = {US: f"{full:.2f} s (empty: {empty:.2f} s)"}
+    yield f"restart until the first byte has arrived, {text} waiting", cells, "≤ 1.5 × with an empty spool", verdict
+    what = f"the spool's file when {2 * size / 1000 / MB:g} GB that waited are delivered"
+    yield what, {US: f"{left / MB:.2f} MB"}, "≤ 16 MB", judge(left <= 16 * MB, f"{left / MB:.2f} MB")
+
+
 PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
     "throughput": throughput_rows,
     "latency": latency_rows,
     "memory": memory_rows,
     "senders": senders_rows,
     "start": start_rows,
+    "durable": durable_rows,
+    "backlog": backlog_rows,
 }
 
 

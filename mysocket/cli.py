@@ -7,21 +7,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-from mysocket.commandline import parse_command_line
+from mysocket.commandline import parse_command_line, parse_verb
+from mysocket.ends.closed import fill_closed
 from mysocket.errors import INTERRUPTED, CannotOpen, MySocketError
-from mysocket.options import Settings
+from mysocket.options import VERBS, Settings, Verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status (docs/promise.md)."""
-    from mysocket.ends.descriptors import fill_closed
-
     closed = fill_closed()
-    settings = parse_command_line(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    verb = VERBS.get(words[0]) if words else None
     try:
-        return run(settings, closed)
+        if verb is not None:
+            return run_verb(verb, words[1:], closed)
+        return run(parse_command_line(words), closed)
     except MySocketError as error:
         say(str(error))
         return error.status
@@ -38,6 +41,15 @@ def write(text: str) -> None:
     """Write to stderr. One that cannot take it loses it; the messages are more important."""
     with suppress(OSError):
         os.write(2, text.encode(errors="replace"))
+
+
+def run_verb(verb: Verb, argv: Sequence[str], closed: set[int]) -> int:
+    """Run a verb: ``run`` of the module of its name, which imports no more than it needs."""
+    words, options = parse_verb(verb, argv)
+    if 1 in closed:
+        raise CannotOpen("it is closed; redirect it", where="stdout")
+    status: int = import_module(f"mysocket.verbs.{verb.name}").run(*words, **options)
+    return status
 
 
 def run(settings: Settings, closed: set[int]) -> int:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mysocket._version import __version__
 from mysocket.errors import USAGE, UsageError
-from mysocket.options import ANSWERS, CLASSIC, DIAL, FLAG, LISTEN, OPTIONS, REPEAT, Option, Settings, settings
+from mysocket.options import ANSWERS, CLASSIC, DIAL, FLAG, LISTEN, OPTIONS, REPEAT, VERBS, Option, Settings, Verb, settings
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-_LONG = {name: option for option in OPTIONS for name in (option.long, *option.aliases)}
-_SHORT = {option.short: option for option in OPTIONS if option.short}
+PROGRAM = "mysocket"
 
 
-def spell_out(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def spell_out(argv: Sequence[str], table: Sequence[Option] = OPTIONS, program: str = PROGRAM) -> tuple[list[str], list[str]]:
     """A command line in one spelling: every option as ``--long`` or ``--long=value``, and apart from them the positionals.
 
     Options may follow positionals, up to ``--``. The next word is the value of an option only if it does not look like an
     option itself; ``--long=-value`` passes any. Long options are never abbreviated, so that a new one cannot change old scripts.
+
+    :param program: what is called, for hints.
     """
+    long = {name: option for option in table for name in (option.long, *option.aliases)}
+    short = {option.short: option for option in table if option.short}
     options: list[str] = []
     positionals: list[str] = []
     words = iter(argv)
@@ -30,18 +33,18 @@ def spell_out(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             positionals.extend(words)
         elif word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            option = _LONG.get(name)
+            option = long.get(name)
             if option is None:
-                raise UsageError(_unknown(f"--{name}"))
+                raise UsageError(_unknown(f"--{name}", long, program))
             if option.kind == FLAG and equals:
                 raise UsageError(f"--{name} takes no value")
             options.append(_spelled(option, value if equals else None, words))
         elif word.startswith("-") and word != "-":
             letters = word[1:]
             while letters:
-                option, letters = _SHORT.get(letters[0]), letters[1:]
+                option, letters = short.get(letters[0]), letters[1:]
                 if option is None:
-                    raise UsageError(_unknown(f"-{word[len(word) - len(letters) - 1]}"))
+                    raise UsageError(_unknown(f"-{word[len(word) - len(letters) - 1]}", long, program))
                 if option.kind == FLAG:
                     options.append(_spelled(option, None, words))
                 else:
@@ -64,15 +67,15 @@ def _spelled(option: Option, value: str | None, words: Iterator[str]) -> str:
     return f"--{option.long}={value}"
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, known: Iterable[str], program: str) -> str:
     from difflib import get_close_matches
 
-    if name in ("-l", "--listen"):
+    if name in ("-l", "--listen") and program == PROGRAM:
         hint = "; to listen: -p PORT"
     else:
-        begun = [long for long in _LONG if len(name) > 3 and long.startswith(name[2:])]
-        near = begun or get_close_matches(name[2:], _LONG, n=1)
-        hint = f"; did you mean --{near[0]}?" if near else "; mysocket --help lists them all"
+        begun = [long for long in known if len(name) > 3 and long.startswith(name[2:])]
+        near = begun or get_close_matches(name[2:], known, n=1)
+        hint = f"; did you mean --{near[0]}?" if near else f"; {program} --help lists them all"
     return f"unknown option {name}{hint}"
 
 
@@ -90,11 +93,16 @@ Examples:
   mysocket --raw -u -p 5140 --allow 192.0.2.0/24 -k
         show the datagrams of a device
 
+Verbs, each with options of its own (mysocket VERB --help):
+{verbs}
+
 Exit status 0 means: everything given here has been acknowledged by the peer.
 """
 
 
-def _argument_parser() -> ArgumentParser:
+def _argument_parser(
+    program: str, usage: Sequence[str], description: str, epilog: str, table: Sequence[Option]
+) -> ArgumentParser:
     from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 
     class Parser(ArgumentParser):
@@ -102,17 +110,17 @@ def _argument_parser() -> ArgumentParser:
             raise UsageError(message)
 
     parser = Parser(
-        prog="mysocket",
-        usage=f"{CLASSIC}\n       mysocket [options] -p PORT --peer HOST:PORT\n       {DIAL}\n       {LISTEN}",
-        description="Netcat for messages that must arrive: in order, exactly once, acknowledged.",
-        epilog=EPILOG,
+        prog=program,
+        usage="\n       ".join(usage),
+        description=description,
+        epilog=epilog,
         formatter_class=RawDescriptionHelpFormatter,
         add_help=False,
         allow_abbrev=False,
         argument_default=SUPPRESS,
     )
-    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in OPTIONS)}
-    for option in OPTIONS:
+    groups = {name: parser.add_argument_group(name) for name in dict.fromkeys(option.group for option in table)}
+    for option in table:
         names = [f"-{option.short}"] if option.short else []
         names += [f"--{name}" for name in (option.long, *option.aliases)]
         how: dict[str, Any] = {"action": "store_true"}
@@ -126,9 +134,40 @@ def _argument_parser() -> ArgumentParser:
 
 def parse_command_line(argv: Sequence[str]) -> Settings:
     """The Settings of the console script's arguments. Anything wrong leaves the program: status 2, ``mysocket: …`` on stderr."""
-    parser = _argument_parser()
+    verbs = "\n".join(f"  {verb.name}\n        {verb.help}" for verb in VERBS.values())
+    parser = _argument_parser(
+        PROGRAM,
+        [CLASSIC, "mysocket [options] -p PORT --peer HOST:PORT", DIAL, LISTEN, *(verb.form for verb in VERBS.values())],
+        "Netcat for messages that must arrive: in order, exactly once, acknowledged.",
+        EPILOG.format(verbs=verbs),
+        OPTIONS,
+    )
     try:
         options, positionals = spell_out(argv)
         return settings(vars(parser.parse_args(options)), positionals)
     except UsageError as error:
         parser.exit(USAGE, f"mysocket: {error}\n")
+
+
+def parse_verb(verb: Verb, argv: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """What stands behind a verb: its positional arguments, and its options by their fields.
+
+    :raises UsageError: anything is wrong.
+    """
+    program = f"{PROGRAM} {verb.name}"
+    options, positionals = spell_out(argv, verb.options, program)
+    parser = _argument_parser(program, [verb.form], f"{verb.help[0].upper()}{verb.help[1:]}.", "", verb.options)
+    values = vars(parser.parse_args(options))
+    if len(positionals) != len(verb.words):
+        missing = [name for name, _ in verb.words[len(positionals) :]]
+        wrong = f"{' '.join(missing)} is missing" if missing else f"{positionals[len(verb.words)]!r} is one argument too many"
+        raise UsageError(f"{wrong}; the form is {verb.form}")
+    fields = {option.field: values.get(option.long, option.default) for option in verb.options if option.field}
+    return [_word(name, parse, text) for (name, parse), text in zip(verb.words, positionals, strict=True)], fields
+
+
+def _word(name: str, parse: Callable[[str], object], text: str) -> object:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None

@@ -3,6 +3,8 @@
 `OPTIONS` is rendered to argparse for the console script (commandline.py) and to `usage.Options` for twistd (tap.py). What keeps
 the two alike: `commandline.spell_out` brings every command line into one spelling before either of them sees it, `Option.read`
 reads every value, and `settings` judges the whole. All raise UsageError with the sentence the user reads.
+
+`VERBS` are the words that make the console script do something else than a session; each has rows of its own.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ WHERE, HOW, KEEP, WHEN = "Where to", "What passes, and how", "What survives", "W
 #: Bytes that wait on disk, unless --max-spool says otherwise, and the least it may say.
 MAX_SPOOL, LEAST_SPOOL = 1024**3, 1024**2
 
+HELP = Option("help", "h", None, FLAG, False, bool, help="show this help and exit")
+
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
     Option("port", "p", "PORT", VALUE, None, str, field="port", group=WHERE,
@@ -162,7 +166,7 @@ OPTIONS: tuple[Option, ...] = (
 
     Option("verbose", "v", None, FLAG, False, bool, field="verbose", help="say more on stderr"),
     Option("quiet", None, None, FLAG, False, bool, field="quiet", help="say only errors on stderr"),
-    Option("help", "h", None, FLAG, False, bool, help="show this help and exit"),
+    HELP,
     Option("version", None, None, FLAG, False, bool, help="show the version and exit"),
 )
 # fmt: on
@@ -178,6 +182,40 @@ EXCLUSIVE = (
     ("json", "timestamps", "a JSON object carries its own time"),
     ("send-only", "output", "nothing is received that could be written to a file"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """The first word of a command line, if it says what to do (mysocket/verbs has a module of each one's name).
+
+    :param words: the positional arguments: their names, and what reads them as :attr:`Option.parse` does. All are needed.
+    """
+
+    name: str
+    help: str
+    words: tuple[tuple[str, Callable[[str], object]], ...]
+    options: tuple[Option, ...]
+
+    @property
+    def form(self) -> str:
+        """How it is called."""
+        names = [f"--{option.long} {option.metavar or ''}".rstrip() for option in self.options if option.long not in ANSWERS]
+        return " ".join(["mysocket", self.name, *(word for word, _ in self.words), *(f"[{name}]" for name in names)])
+
+
+# fmt: off
+VERBS: dict[str, Verb] = {verb.name: verb for verb in (
+    Verb("spool", "show how far the streams of a spool have come, and what waits in it; while no other process holds it",
+         words=(("DIR", _file_name),),
+         options=(
+             Option("messages", None, None, FLAG, False, bool, field="messages",
+                    help="list the messages that wait instead, each behind its position"),
+             Option("json", "J", None, FLAG, False, bool, field="json",
+                    help="write one JSON object; with --messages one per message"),
+             HELP,
+         )),
+)}
+# fmt: on
 
 # Prefixes of Twisted's own endpoint strings, and of Tor's.
 _ENDPOINTS = frozenset({"tcp", "tcp6", "ssl", "tls", "unix", "haproxy", "systemd", "onion", "tor"})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol as Interface
 
 from mysocket import failpoints
-from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch
+from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Kind
 from mysocket.core.ending import Progress
 from mysocket.core.inbox import BrokenOff, Inbox
 from mysocket.core.session import Session
@@ -115,8 +115,12 @@ class Receiving:
 
     def _restore(self, entry: Entry) -> None:
         self.inbox.restore(entry.stream, entry.mark)
+        self._expect_repeats(entry.mark.position)
+
+    def _expect_repeats(self, position: int) -> None:
+        """What an earlier process may have written from ``position`` on, without a commit."""
         if self._ledger is not None and self._ledger.repeats and self._sink is not None and self._sink.repeats:
-            self.repeats_until = entry.mark.position + MAX_REPEAT
+            self.repeats_until = position + MAX_REPEAT
 
     def _forget(self, stream: bytes) -> None:
         if self._ledger is not None:
@@ -157,7 +161,9 @@ class Receiving:
         if self._sink is not None and self.inbox.carries(session):
             same = before is not None and before == self.inbox.stream
             self._sink.agreed(cut=same or not frame.position and not self._loss_accepted)
-        if before is not None and before != self.inbox.stream:
+        if before is None:
+            self._expect_repeats(frame.position)
+        elif before != self.inbox.stream:
             self._forget(before)
             self.repeats_until = 0
         self.broken = self.broken or broken is not None
@@ -176,6 +182,10 @@ class Receiving:
         failpoints.reach("R1")
         block: Batch | None = batch
         if self._assembler is not None:
+            # A sender that was killed within a message may come back without the rest of its input.
+            unfinished = self._assembler.end() if batch.kind == Kind.END else None
+            if unfinished is not None:
+                self._sink.write(unfinished, origin)
             block = self._assembler.feed(batch)
         if block is not None:
             self._sink.write(block, origin)

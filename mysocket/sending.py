@@ -34,7 +34,8 @@ class Sending:
         #: Called when there is room for input again, and with the position that is acknowledged.
         self.on_room: Callable[[], None] = lambda: None
         self.on_acknowledged: Callable[[int], None] = lambda position: None
-        self._marked = False  # an END was appended
+        # There is an end to speak of: an END was appended, or an earlier process left something to deliver.
+        self._marked = bool(self.outbox.unacknowledged)
         spool.on_change = self._changed
 
     @property
@@ -102,7 +103,8 @@ class Sending:
 
     def acknowledged(self, session: Session, frame: Ack) -> bool:
         """ACK has come. True if now everything is acknowledged."""
-        failpoints.reach("S6")
+        if frame.position > self.spool.retired:
+            failpoints.reach("S6")
         if not self.outbox.acknowledged(session, frame):
             return False
         self.on_acknowledged(self.spool.retired)
@@ -134,6 +136,9 @@ class Sending:
                 size = parts = 0
                 if not carrier.writable:
                     break
+        if parts:
+            carrier.flush()
+            failpoints.reach("S5")
 
     def say_done(self) -> bool:
         """Say BYE(done) if it is time to, once for each attachment; True if it was said now."""

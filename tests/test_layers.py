@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("errors", "failpoints", "_version"),
     *("core", "spool", "carriers", "ends", "sending", "receiving", "link", "strangers", "node", "watch", "control", "metrics"),
-    *("options", "commandline", "peer", "api", "services", "service", "cli", "tap"),
+    *("options", "commandline", "peer", "api", "services", "service", "verbs", "cli", "tap"),
     # `python -m mysocket`, and the public names, which __init__ fetches only when they are asked for.
     *("__main__", "__init__"),
 ]
 
-# Rooms that never import Twisted, not even inside a function. (cli may, inside the verb.)
+# Rooms that never import Twisted, not even inside a function. (cli may, to run a session.)
 PURE = {"errors", "failpoints", "_version", "core", "spool", "options"}
 
 # To the core, time, randomness, data from outside and places to put it are arguments.
@@ -124,6 +124,7 @@ def test_a_room_imports_only_from_its_left(module: str) -> None:
         ("core.wire", "from twisted.python import log", "is Twisted"),
         ("spool.memory", "def f():\n    import twisted", "is Twisted"),
         ("options", "import twisted.python.usage", "is Twisted"),
+        ("verbs.spool", "from mysocket.cli import say", "to the right"),
         ("carriers.build", "from mysocket.options import Settings", "to the right"),
         ("ends.sink", "from mysocket.options import Settings", "to the right"),
         ("api", "from mysocket.services.base import EndpointService", "to the right"),
@@ -151,6 +152,9 @@ def test_the_check_finds(module: str, source: str, why: str) -> None:
         ("spool.memory", "from mysocket.core.batch import Batch\nimport os"),
         ("link", "from mysocket.ends import sink\nfrom twisted.internet.interfaces import IReactorTime"),
         ("service", "from mysocket.options import Settings"),
+        ("spool.disk", "import lmdb\nfrom mysocket import failpoints\nfrom mysocket.core.batch import Batch"),
+        ("verbs.spool", "import lmdb\nfrom mysocket.ends.escape import escape\nfrom mysocket.spool.store import Store"),
+        ("cli", "def main():\n    from mysocket.verbs.spool import run"),
         ("cli", "def main():\n    from twisted.internet import reactor\n    from mysocket.service import run"),
         ("__main__", "from mysocket.cli import main"),
         ("__init__", "from mysocket._version import __version__\ndef __getattr__(name):\n    from mysocket import api"),
@@ -175,8 +179,12 @@ def test_importing_every_module_installs_no_reactor() -> None:
     assert left_in_modules(names, "twisted.internet.reactor") == "False"
 
 
-def test_the_command_line_and_the_core_import_no_twisted() -> None:
-    assert left_in_modules(["mysocket.cli", "mysocket.core.session"], "twisted") == "False"
+def test_the_command_line_the_core_the_spool_and_verbs_import_no_twisted() -> None:
+    """They are there when a command starts, so each of them must leave Twisted out by whatever it imports."""
+    names = [f"mysocket.{module}" for module in modules() if module.startswith(("core.", "spool.", "verbs."))]
+    names = [name.removesuffix(".__init__") for name in ["mysocket.cli", *names]]
+    assert {"mysocket.core.session", "mysocket.spool.disk", "mysocket.verbs.spool"} <= set(names)
+    assert left_in_modules(names, "twisted") == "False"
 
 
 def test_importing_mysocket_imports_its_version_at_most() -> None:

@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mysocket import failpoints
 from mysocket.core.batch import Bytes
 from mysocket.core.session import Event, Heartbeat, Session
 from mysocket.core.wire import Reason
@@ -172,6 +173,9 @@ class StreamProtocol(Protocol):
 
     def _send(self, parts: list[Bytes]) -> None:
         if self.writable and self._socket is not None:
+            if failpoints.armed("S4"):
+                whole = b"".join(parts)
+                parts = [memoryview(whole)[: len(whole) // 2]]
             try:
                 sent = self._socket.sendmsg(parts)
             except BlockingIOError:
@@ -179,6 +183,8 @@ class StreamProtocol(Protocol):
             except OSError:
                 # The transport meets the same error at its next write and reports it in the usual way.
                 sent = 0
+            else:
+                failpoints.reach("S4")
             parts = _rest(parts, sent)
             if not parts:
                 return

@@ -201,6 +201,7 @@ class Assembler:
         self._limit = limit
         self._parts: list[Bytes] = []
         self._start = 0
+        self._last: Batch | None = None
         #: Bytes of an unfinished message that are held.
         self.held = 0
 
@@ -219,14 +220,27 @@ class Assembler:
         self._parts.append(batch.payload)
         self.held += len(batch.payload)
         if batch.flags & Flag.MORE:
+            self._last = batch
             return None
         payload, start = b"".join(self._parts), self._start
         self.clear()
         return Batch(start, batch.kind, batch.flags, batch.checksum, payload)
 
+    def end(self) -> Batch | None:
+        """The block of an unfinished message, as far as it came, if there is one: an END follows, so its rest will not come."""
+        last = self._last
+        if last is None:
+            return None
+        flags = last.flags & ~Flag.MORE
+        if last.kind == Kind.LINES:
+            flags |= Flag.UNTERMINATED
+        block = Batch(self._start, last.kind, flags, last.checksum, b"".join(self._parts))
+        self.clear()
+        return block
+
     def clear(self) -> None:
         """Forget the parts: their stream does not go on."""
-        self._parts, self.held = [], 0
+        self._parts, self.held, self._last = [], 0, None
 
 
 class Message(NamedTuple):

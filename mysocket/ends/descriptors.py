@@ -20,6 +20,7 @@ from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mysocket import failpoints
 from mysocket.core.batch import Bytes
 from mysocket.errors import MySocketError, OutputClosed, OutputFailed
 
@@ -55,21 +56,6 @@ def what(fd: int) -> What:
     if stat.S_ISCHR(mode.st_mode) and mode.st_rdev == os.stat(os.devnull).st_rdev:
         return What.NULL
     return What.OTHER
-
-
-def fill_closed() -> set[int]:
-    """Open /dev/null on each of the descriptors 0 to 2 that is closed, before anything else can get its number.
-
-    :return: those that were closed.
-    """
-    closed = {fd for fd in (0, 1, 2) if what(fd) is What.CLOSED}
-    while closed:
-        fd = os.open(os.devnull, os.O_RDWR)
-        if fd > 2:
-            os.close(fd)
-            break
-        os.set_inheritable(fd, True)
-    return closed
 
 
 class Private:
@@ -141,7 +127,7 @@ class Writer:
             # A pipe says that its reader is gone (EPOLLERR) only to those who wait for something.
             reactor.addReader(self)
 
-    def agreed(self) -> None:
+    def agreed(self, *, cut: bool) -> None:
         """What is written cannot be taken back."""
 
     @property
@@ -158,6 +144,7 @@ class Writer:
             if self._broken:
                 return
             if rest == len(data):
+                failpoints.reach("R7")
                 done()
                 return
             data = memoryview(data)[rest:]
@@ -169,7 +156,11 @@ class Writer:
         written = 0
         try:
             while written < size:
+                failpoints.reach("R5")
+                if failpoints.armed("R6"):
+                    buffers = [memoryview(b"".join(buffers))[: (size - written) // 2]]
                 count = os.writev(self._fd, buffers)
+                failpoints.reach("R6")
                 written += count
                 if self._private.what is not What.FILE or written == size:
                     break
@@ -195,6 +186,8 @@ class Writer:
             finished.append(done)
         if not self._queue:
             self._reactor.removeWriter(self)
+        if finished:
+            failpoints.reach("R7")
         self._telling = True
         for done in finished:
             done()

@@ -204,8 +204,8 @@ class LinkService(EndpointService):
         return settled
 
     def _name_kept(self, spool: DiskSpool) -> None:
-        if self.undelivered():
-            size = max(0, spool.committed - spool.retired - spool.at_end_mark)
+        size = self.undelivered() - spool.uncommitted
+        if size:
             what = messages_text(self._waiting_messages, size)
             self.watch.voice.complain(
                 f"not delivered: {what}, positions {spool.retired} to {spool.retired + size}; they are kept in {spool.path}, and "

@@ -19,8 +19,10 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 from typing import Protocol as Interface
 
@@ -32,7 +34,7 @@ from mysocket.errors import DiskFailed, MySocketError
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.ledger import Entry
 from mysocket.spool.output import OutputFile
-from mysocket.spool.store import Changes, Store
+from mysocket.spool.store import DELETED_AT_ONCE, Changes, Store, disk_size
 
 #: Bytes of payload in one commit, at most.
 GROUP = 4 * 1024 * 1024
@@ -137,6 +139,8 @@ class _Group:
     items: list[Item] = field(default_factory=list)
     retire: int | None = None
     questions: list[Callable[[], Callable[[], None]]] = field(default_factory=list)
+    #: See whether the file is larger than it need be.
+    look: bool = False
 
 
 class Committer:
@@ -175,6 +179,9 @@ class Committer:
         self._failed = False
         self._full: dict[str, float] = {}  # where there was no room -> when to look again
         self._retired = 0
+        self._most_deleted = DELETED_AT_ONCE
+        self._spare = 0, 0  # bytes free inside the file: after the last commit but one, and after the last
+        self._look = False
         self._compact_after = float("-inf")
         self._thread: threading.Thread | None = None
 
@@ -236,7 +243,9 @@ class Committer:
         def read() -> Callable[[], None]:
             messages = None
             if size <= COUNTED:
-                messages = sum(count(batch) for batch, _, _ in self._store.batches(position))
+                # Who asks is about to leave, and is not to wait for a disk that is gone.
+                with suppress(lmdb.Error):
+                    messages = sum(count(batch) for batch, _, _ in self._store.batches(position))
             return lambda: done(messages)
 
         self.ask(read)
@@ -286,13 +295,18 @@ class Committer:
         if group is None:
             self._close()
             return False
-        for question in group.questions:
-            self._post(question())
-        if group.batches or group.items or group.retire is not None:
-            try:
+        try:
+            for question in group.questions:
+                self._post(question())
+            if group.batches or group.items or group.retire is not None:
                 self._work(group)
-            except MySocketError as problem:
-                self._fail(problem)
+            if group.look:
+                self._compact_sometimes()
+        except MySocketError as problem:
+            self._fail(problem)
+        except (OSError, lmdb.Error) as problem:
+            # A disk that is gone fails at whatever is asked of it.
+            self._fail(DiskFailed(str(problem), where=self._where))
         return True
 
     def _fail(self, error: MySocketError) -> None:
@@ -311,7 +325,8 @@ class Committer:
             self._take_batches(group)
             self._take_items(group)
             self._take_retire(group)
-        if group.questions or group.batches or group.items or group.retire is not None:
+            group.look = self._look and self._now() >= self._compact_after
+        if group.questions or group.batches or group.items or group.retire is not None or group.look:
             return group
         return None
 
@@ -355,21 +370,24 @@ class Committer:
         times = [when for where, when in self._full.items() if waiting[where]]
         if self._retire is not None and "retire" not in self._full:
             times.append(self._retire_since + RETIRE_DELAY)
+        if self._look:
+            times.append(self._compact_after)
         return max(0.001, min(times) - self._now()) if times else None
 
     # One group ------------------------------------------------------------------------------------------------------------------
 
     def _work(self, group: _Group) -> None:
         rest = self._write_output(group.items)
-        if rest:
-            self._is_full("output")
+        if rest and self._output is not None:
+            self._is_full("output", self._output.path)
             with self._wake:
                 self._items.extendleft(reversed(rest))
             del group.items[-len(rest) :]
-        if group.batches and not self._fits(group):
-            self._put_back(group)
+        if group.batches and (fitting := self._fitting(group)) < len(group.batches):
+            self._put_back(group, fitting)
         for _ in range(8):
             if not (group.batches or group.items or group.retire is not None):
+                self._look = True
                 return
             try:
                 calls = self._commit(group)
@@ -378,11 +396,9 @@ class Committer:
             except lmdb.Error as problem:
                 self._refused(group, problem)
             else:
-                for where in ("spool" if group.batches else "", "output" if group.items and not rest else "", "retire"):
-                    if self._full.pop(where, None) is not None and where != "retire":
-                        calls.append(lambda: self._listener.found_full(""))
+                self._found_room(group, calls, output=bool(group.items) and not rest)
                 self._post(partial(_call, calls))
-                self._compact_sometimes()
+                self._look = True
                 return
         raise DiskFailed("the file cannot grow", where=self._where)
 
@@ -418,20 +434,49 @@ class Committer:
             self._output = OutputFile(output.path, output.row)
             output.close()
 
-    def _fits(self, group: _Group) -> bool:
-        return self._store.free >= sum(len(one.batch.payload) for one in group.batches) + RESERVE
+    def _fitting(self, group: _Group) -> int:
+        """How many batches there is room for, on the disk or inside the file.
 
-    def _put_back(self, group: _Group) -> None:
-        """The batches wait until the disk has room."""
-        self._is_full("spool")
+        What a commit frees inside the file is used again by the next but one, at the earliest.
+        """
+        sizes = [disk_size(len(one.batch.payload)) for one in group.batches]
+        room = self._store.free - RESERVE
+        if sum(sizes) <= room:
+            return len(sizes)
+        if "spool" not in self._full:
+            self._spare = (self._store.spare,) * 2
+        room += min(self._spare)
+        return sum(end <= room for end in accumulate(sizes))
+
+    def _put_back(self, group: _Group, fitting: int) -> None:
+        """All but so many batches wait until there is room."""
+        self._is_full("spool", self._where)
         with self._wake:
-            self._batches.extendleft(reversed(group.batches))
-        group.batches = []
+            self._batches.extendleft(reversed(group.batches[fitting:]))
+        del group.batches[fitting:]
+        older, newer = self._spare
+        if older < newer and not group.batches and not group.items and group.retire is None:
+            # Another commit, of nothing, makes room of what the last one has freed.
+            group.items.append(Change(lambda changes: changes.meta("clean", b"0"), lambda: None))
 
-    def _is_full(self, where: str) -> None:
+    def _found_room(self, group: _Group, calls: list[Callable[[], None]], *, output: bool) -> None:
+        """A commit was done, and maybe there is room now for what waits for some."""
+        over = {"retire", "output"} if output else {"retire"}
+        if "spool" in self._full:
+            before, self._spare = min(self._spare), (self._spare[1], self._store.spare)
+            if group.retire is not None or min(self._spare) > before:
+                self._full["spool"] = self._now()
+            with self._wake:
+                if group.batches and not self._batches:
+                    over.add("spool")
+        for where in over & self._full.keys():
+            del self._full[where]
+            if where != "retire":
+                calls.append(lambda: self._listener.found_full(""))
+
+    def _is_full(self, where: str, name: str) -> None:
         failpoints.reach("D1")
         if where not in self._full:
-            name = self._output.path if where == "output" and self._output is not None else self._where
             self._post(lambda: self._listener.found_full(name))
         self._full[where] = self._now() + RETRY
 
@@ -441,7 +486,11 @@ class Committer:
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
-            self._put_back(group)
+            self._put_back(group, 0)
+            return
+        if group.retire is not None and self._most_deleted > 1:
+            # What is deleted needs room as well, the more the more there is of it.
+            self._most_deleted = 1
             return
         # Not even small changes find room: they wait too.
         with self._wake:
@@ -449,7 +498,7 @@ class Committer:
             if group.retire is not None:
                 self._retire = max(group.retire, self._retire or 0)
         if group.items:
-            self._is_full("output")
+            self._is_full("output", self._where)
         if group.retire is not None:
             self._full["retire"] = self._now() + RETRY
         group.items, group.retire = [], None
@@ -467,7 +516,7 @@ class Committer:
                 failpoints.reach("S1")
             more = None
             if group.retire is not None:
-                done, freed = changes.retire(group.retire)
+                done, freed = changes.retire(group.retire, self._most_deleted)
                 more = group.retire if done < group.retire else None
                 calls.append(lambda: self._listener.has_retired(freed))
             for item in group.items:
@@ -491,6 +540,7 @@ class Committer:
             batches = [one.batch for one in group.batches]
             calls.append(lambda: self._listener.has_committed(batches))
         if group.retire is not None:
+            self._most_deleted = min(2 * self._most_deleted, DELETED_AT_ONCE)
             self._retired = group.retire
             failpoints.reach("S7")
             if more is not None:
@@ -499,11 +549,13 @@ class Committer:
         return calls
 
     def _compact_sometimes(self) -> None:
+        self._look = False
         size = self._store.size
-        if size < COMPACT_SIZE and not self._full or self._now() < self._compact_after:
+        if size < (RESERVE if self._full else COMPACT_SIZE):
             return
         self._compact_after = self._now() + COMPACT_INTERVAL
-        if size >= COMPACT_SHARE * self._store.state().waiting_size:
+        waiting = self._store.state().waiting_size
+        if size >= COMPACT_SHARE * waiting and self._store.free >= waiting:
             self._compact()
 
     def _compact(self) -> None:

@@ -180,8 +180,9 @@ class DiskSpool:
 
     @property
     def uncommitted(self) -> int:
-        """Bytes that were read from the input and are not accepted yet."""
-        return self.end - self.committed
+        """Bytes that were read from the input and are not accepted yet; an end mark is none."""
+        rest = self.end - self.committed
+        return rest - (rest > 0 and self._at_end_mark)
 
     def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
         before = self._chain

@@ -123,6 +123,7 @@ class Store:
             txn.put(b"format", FORMAT, db=meta)
             txn.put(b"identity", _IDENTITY.pack(node, stream, 0), db=meta)
             txn.put(b"retired", _MARK.pack(0, 0), db=meta)
+            txn.put(b"clean", b"1", db=meta)
         env.close()
         _put_in_place(directory)
 
@@ -135,6 +136,9 @@ class Store:
             lock=False,
             max_dbs=4,
         )
+        # A file that was cut short would kill this process where it is read (SIGBUS: it is mapped). Zeros are an error to LMDB.
+        if self.size < (whole := (self._env.info()["last_pgno"] + 1) * PAGE):
+            os.truncate(self.directory.file(SPOOL), whole)
         self._outbox, self._received, self._bookmarks, self._meta = (
             self._env.open_db(name, create=False) for name in (b"outbox", b"received", b"bookmarks", b"meta")
         )
@@ -203,6 +207,14 @@ class Store:
     def size(self) -> int:
         """Bytes of the file."""
         return os.stat(SPOOL, dir_fd=self.directory.fd, follow_symlinks=False).st_size
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the file that nothing is in."""
+        with self._env.begin() as txn:
+            tables = [txn.stat(table) for table in (self._outbox, self._received, self._bookmarks, self._meta)]
+        used = sum(table["branch_pages"] + table["leaf_pages"] + table["overflow_pages"] for table in tables)
+        return max(0, self.size - PAGE * used)
 
     @property
     def free(self) -> int:
@@ -279,8 +291,8 @@ class Changes:
         row = b"".join((_ROW.pack(before, batch.checksum, batch.kind, batch.flags, time), batch.payload))
         self._txn.put(_KEY.pack(OWN, batch.start), row, db=self._outbox, append=True)
 
-    def retire(self, position: int) -> tuple[int, int]:
-        """Delete batches that end at or before ``position``, so many as one transaction may.
+    def retire(self, position: int, most: int = DELETED_AT_ONCE) -> tuple[int, int]:
+        """Delete batches that end at or before ``position``, ``most`` of them at the most.
 
         :return: the position up to which all is deleted now, and how many bytes that frees in the file.
         """
@@ -288,7 +300,7 @@ class Changes:
             goal, freed, count = self._boundary(cursor, position), 0, 0
             found = cursor.first()
             chain = done = None
-            while found and count < DELETED_AT_ONCE:
+            while found and count < most:
                 start = _KEY.unpack(cursor.key())[1]
                 if start >= goal:
                     break

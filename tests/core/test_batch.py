@@ -129,6 +129,20 @@ def test_the_limit_counts_the_message_and_not_what_follows_it() -> None:
     assert assembler.feed(last) is not None and assembler.held == 0
 
 
+@pytest.mark.parametrize("kind", [Kind.LINES, Kind.BLOB])
+def test_a_message_that_was_broken_off_is_there_as_far_as_it_came(kind: Kind) -> None:
+    assembler = Assembler(100)
+    whole, first, second, mark = batches(
+        [Piece(kind, 0, b"one\n"), Piece(kind, Flag.MORE, b"be"), Piece(kind, Flag.MORE, b"gun"), END]
+    )
+    assert assembler.feed(whole) == whole and assembler.end() is None
+    assert assembler.feed(first) is None and assembler.feed(second) is None
+    block = assembler.end()
+    assert block is not None and (block.start, block.end, block.checksum) == (4, mark.start, second.checksum)
+    assert [tuple(message) for message in split(block, 100)] == [(9, b"begun")] and count(block) == 1
+    assert assembler.end() is None and assembler.held == 0 and assembler.feed(mark) == mark
+
+
 def test_positions_stand_behind_messages() -> None:
     [block] = batches([Piece(Kind.LINES, 0, b"a\nbcd\ne")])
     assert [message.position for message in split(block, 10)] == [2, 6, 7]

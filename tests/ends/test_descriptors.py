@@ -440,7 +440,8 @@ def test_closing_gives_up_what_waits() -> None:
 def test_closed_standard_descriptors_are_filled_before_something_else_gets_their_number(tmp_path: Path) -> None:
     """In a process of its own: started with `<&- >&-`."""
     code = (
-        "import os, sys; from mysocket.ends.descriptors import fill_closed, what; closed = fill_closed(); "
+        "import os, sys; from mysocket.ends.closed import fill_closed; closed = fill_closed(); "
+        "from mysocket.ends.descriptors import what; "
         "file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); "
         "os.write(2, repr((sorted(closed), what(0).name, what(1).name, file > 2)).encode())"
     )
