@@ -49,13 +49,16 @@ class Daemon:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
     def wait_log(self, pattern: str) -> re.Match[str]:
         return wait_until(lambda: re.search(pattern, self.log), f"no {pattern!r} in the log:\n{self.log}")
 
     def stop(self) -> None:
         if self.pid_file.exists():
-            pid = int(self.pid_file.read_text())
-            os.kill(pid, signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)
             wait_until(lambda: not self.pid_file.exists(), "the daemon did not stop")
 
 
@@ -179,3 +182,25 @@ def test_in_the_foreground_the_first_interrupt_waits_for_what_is_not_delivered()
         service.wait_line(r"1 message \(11 bytes\) not delivered yet")
         service.kill(signal.SIGINT)
         assert service.wait() == 130
+
+
+def test_a_daemon_with_a_spool_goes_on_behind_a_kill(daemon: Daemon) -> None:
+    port = free_port()
+    options = ("--port", port, "--spool", "spool", "--output", "received")
+    to = ("--peer", f"127.0.0.1:{port}", "--spool", daemon.directory / "sender")
+    with daemon.start(*options) as started:
+        started.wait_status(0)
+    with mysocket(*to, stdin=b"one\n") as script:
+        script.wait_status(0)
+    with twistd(*options, cwd=daemon.directory) as second:
+        assert second.wait() == 2 and f"process {daemon.pid} (service)" in second.stderr_text
+    os.kill(daemon.pid, signal.SIGKILL)
+    daemon.pid_file.unlink()
+    with mysocket(*to, "-w", "0.3", stdin=b"two\n") as script:
+        script.wait_status(3)
+    with daemon.start(*options) as started:
+        started.wait_status(0)
+    with mysocket(*to, stdin=DEVNULL) as script:
+        script.wait_status(0)
+    assert (daemon.directory / "received").read_bytes() == b"one\ntwo\n"
+    assert (daemon.directory / "spool").stat().st_mode & 0o777 == 0o700
