@@ -74,13 +74,17 @@ class PlainFormat:
             return b""
         data = block.payload
         # A line without a delimiter, the last or one broken off, stays as it was, unless another stream goes on behind it.
-        if self._open is not None and (self._open is not origin or self._open_stream != origin.stream_id):
+        if self._open is not None and not self._goes_on(origin):
             data = self._delimiter + bytes(data)
         self._open = None
         if block.flags & Flag.UNTERMINATED or block.kind == Kind.LINES and block.flags & Flag.MORE:
             self._open, self._open_stream = origin, origin.stream_id
             self._delimiter = b"\0" if block.flags & Flag.NUL else b"\n"
         return data
+
+    def _goes_on(self, origin: Origin) -> bool:
+        """Is it the stream whose line is open? It may come on another link; one without an id is known by where it comes from."""
+        return self._open_stream == origin.stream_id if origin.stream_id else self._open is origin
 
 
 class EscapedFormat:
