@@ -185,7 +185,7 @@ class Node:
     def _make_link(self, key: bytes) -> Link:
         character, durable = self.character, self.spool
         own = self._gets_own_input(key)
-        spool: Spool = durable if durable is not None and own else MemorySpool(self._random(ID_SIZE))
+        spool: Spool = durable if durable is not None and own else MemorySpool(self._random(ID_SIZE), long=character.max_message)
         hello = Hello(
             node=self.id,
             stream=spool.stream,

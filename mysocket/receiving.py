@@ -101,8 +101,8 @@ class Receiving:
         if entry is not None and entry.durable and peer.durable:
             if not self._accept_loss:
                 raise StateLoss(
-                    f"{peer.name or 'The peer'} has lost its spool: its stream stood at position {position} here, and what it sends "
-                    "now is another one; what waited there is lost"
+                    f"{peer.name or 'The peer'} has lost its spool: its stream stood at position {position} here, and what it "
+                    "sends now is another one; what waited there is lost"
                 )
             self._loss_accepted = True
             self.inbox.forget()
@@ -115,12 +115,8 @@ class Receiving:
 
     def _restore(self, entry: Entry) -> None:
         self.inbox.restore(entry.stream, entry.mark)
-        self._expect_repeats(entry.mark.position)
-
-    def _expect_repeats(self, position: int) -> None:
-        """What an earlier process may have written from ``position`` on, without a commit."""
-        if self._ledger is not None and self._ledger.repeats and self._sink is not None and self._sink.repeats:
-            self.repeats_until = position + MAX_REPEAT
+        if self._sink is not None and self._sink.repeats:
+            self.repeats_until = entry.repeats_until
 
     def _forget(self, stream: bytes) -> None:
         if self._ledger is not None:
@@ -162,7 +158,9 @@ class Receiving:
             same = before is not None and before == self.inbox.stream
             self._sink.agreed(cut=same or not frame.position and not self._loss_accepted)
         if before is None:
-            self._expect_repeats(frame.position)
+            # A process that was killed may have written some of it before it could commit any.
+            if self._ledger is not None and self._ledger.repeats and self._sink is not None and self._sink.repeats:
+                self.repeats_until = frame.position + MAX_REPEAT
         elif before != self.inbox.stream:
             self._forget(before)
             self.repeats_until = 0
@@ -196,7 +194,8 @@ class Receiving:
         if self._ledger is None or peer is None or self.inbox.stream is None:
             committed(position)
             return
-        entry = Entry(self.inbox.stream, peer.node, peer.place, peer.durable, peer.name, mark, self._now())
+        sender = peer.node, peer.place, peer.durable, peer.name
+        entry = Entry(self.inbox.stream, *sender, mark, self._now(), self.repeats_until)
         self._ledger.commit(entry, lambda: committed(position))
 
     def committed(self, position: int) -> tuple[Session, Attach] | None:

@@ -176,6 +176,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         settings.spool,
         role=role,
         capacity=settings.max_spool,
+        long=settings.max_message,
         output=output,
         accept_loss=settings.accept_loss,
         host=socket.gethostname(),

@@ -247,7 +247,7 @@ class LinkService(EndpointService):
     def say_goodbye(self, why: str) -> Deferred[None]:
         if self._progress is not None:
             self._progress.stop()
-        failed = isinstance(self.watch.error, OutputClosed | OutputFailed)
+        failed = isinstance(self.watch.error, OutputClosed | OutputFailed | DiskFailed)
         self.node.leave(why, Reason.OUTPUT if failed else Reason.LEFT)
         return self.node.when_closed().addCallback(self._stop_dialling)
 

@@ -121,8 +121,8 @@ class Listener(Interface):
     def has_committed(self, batches: list[Batch]) -> None:
         """These batches are safe."""
 
-    def has_retired(self, freed: int) -> None:
-        """So many bytes of the file are free again."""
+    def has_retired(self, position: int, freed: int) -> None:
+        """All before ``position`` is deleted, and so many bytes of the file are free again."""
 
     def found_full(self, where: str) -> None:
         """A disk is full; what needs it waits. Empty: it has room again."""
@@ -139,8 +139,15 @@ class _Group:
     items: list[Item] = field(default_factory=list)
     retire: int | None = None
     questions: list[Callable[[], Callable[[], None]]] = field(default_factory=list)
+    #: Commit something, so that what the last commit has freed in the file can be used.
+    age: bool = False
     #: See whether the file is larger than it need be.
     look: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Is there anything to commit?"""
+        return bool(self.batches or self.items or self.retire is not None or self.age)
 
 
 class Committer:
@@ -174,6 +181,7 @@ class Committer:
         self._retire_now = False
         self._flush: list[Callable[[], None]] = []
         self._closing: Callable[[], None] | None = None
+        self._clean = False
         self._committed_row = output.row if output is not None else {}
         # The rest belongs to the committer thread.
         self._failed = False
@@ -256,10 +264,13 @@ class Committer:
             self._flush.append(done)
             self._wake.notify()
 
-    def close(self, done: Callable[[], None]) -> None:
-        """Commit what can be committed, close everything, then call ``done`` in the reactor thread."""
+    def close(self, done: Callable[[], None], *, clean: bool) -> None:
+        """Commit what can be committed, close everything, then call ``done`` in the reactor thread.
+
+        :param clean: if everything can be committed, nothing that was written will come again.
+        """
         with self._wake:
-            self._closing = done
+            self._closing, self._clean = done, clean
             self._wake.notify()
 
     # For the committer thread ---------------------------------------------------------------------------------------------------
@@ -298,7 +309,7 @@ class Committer:
         try:
             for question in group.questions:
                 self._post(question())
-            if group.batches or group.items or group.retire is not None:
+            if group.changes:
                 self._work(group)
             if group.look:
                 self._compact_sometimes()
@@ -326,7 +337,7 @@ class Committer:
             self._take_items(group)
             self._take_retire(group)
             group.look = self._look and self._now() >= self._compact_after
-        if group.questions or group.batches or group.items or group.retire is not None or group.look:
+        if group.questions or group.changes or group.look:
             return group
         return None
 
@@ -385,8 +396,9 @@ class Committer:
             del group.items[-len(rest) :]
         if group.batches and (fitting := self._fitting(group)) < len(group.batches):
             self._put_back(group, fitting)
+            group.age = not group.changes and self._spare[0] < self._spare[1]
         for _ in range(8):
-            if not (group.batches or group.items or group.retire is not None):
+            if not group.changes:
                 self._look = True
                 return
             try:
@@ -454,10 +466,6 @@ class Committer:
         with self._wake:
             self._batches.extendleft(reversed(group.batches[fitting:]))
         del group.batches[fitting:]
-        older, newer = self._spare
-        if older < newer and not group.batches and not group.items and group.retire is None:
-            # Another commit, of nothing, makes room of what the last one has freed.
-            group.items.append(Change(lambda changes: changes.meta("clean", b"0"), lambda: None))
 
     def _found_room(self, group: _Group, calls: list[Callable[[], None]], *, output: bool) -> None:
         """A commit was done, and maybe there is room now for what waits for some."""
@@ -486,6 +494,7 @@ class Committer:
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
+            self._spare = 0, self._store.spare
             self._put_back(group, 0)
             return
         if group.retire is not None and self._most_deleted > 1:
@@ -501,7 +510,7 @@ class Committer:
             self._is_full("output", self._where)
         if group.retire is not None:
             self._full["retire"] = self._now() + RETRY
-        group.items, group.retire = [], None
+        group.items, group.retire, group.age = [], None, False
 
     def _commit(self, group: _Group) -> list[Callable[[], None]]:
         """The transaction, and what to tell the reactor thread about it."""
@@ -514,11 +523,13 @@ class Committer:
             if group.batches:
                 changes.input(*group.batches[-1].input)
                 failpoints.reach("S1")
+            if group.age:
+                changes.meta("clean", b"0")
             more = None
             if group.retire is not None:
                 done, freed = changes.retire(group.retire, self._most_deleted)
                 more = group.retire if done < group.retire else None
-                calls.append(lambda: self._listener.has_retired(freed))
+                calls.append(lambda: self._listener.has_retired(done, freed))
             for item in group.items:
                 if isinstance(item, Enter):
                     changes.enter(item.entry)
@@ -561,6 +572,7 @@ class Committer:
     def _compact(self) -> None:
         try:
             self._store.compact()
+            self._spare = 0, 0
         except (OSError, lmdb.Error):
             # Nothing has changed; the file is as large as it was, and the next time is soon.
             return
@@ -570,7 +582,7 @@ class Committer:
         assert done is not None
         if not self._failed:
             try:
-                if not (self._batches or self._items):
+                if self._clean and not (self._batches or self._items):
                     with self._store.changes() as changes:
                         changes.meta("clean", b"1")
                         changes.commit()

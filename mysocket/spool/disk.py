@@ -11,20 +11,22 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 
 import lmdb
 
 from mysocket import failpoints
-from mysocket.core.batch import Batch, Bytes, Kind, Piece, chain
+from mysocket.core.batch import Batch, Bytes, Flag, Kind, Piece, chain
 from mysocket.core.wire import ID_SIZE, PLACE_SIZE
-from mysocket.errors import CannotOpen, MySocketError, OtherPeerWaits
-from mysocket.spool.committer import GROUP, Appended, Change, Committer, Data, Enter, Fetched, Reopen, Tail
+from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OtherPeerWaits
+from mysocket.spool.committer import GROUP, RESERVE, Appended, Change, Committer, Data, Enter, Fetched, Reopen, Tail
 from mysocket.spool.interface import Bookmark, Recipient
-from mysocket.spool.ledger import Entry, Ledger
+from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
 from mysocket.spool.lock import LOCK, SPOOL, Directory, open_directory
 from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.output import OutputFile
-from mysocket.spool.store import NEW, State, Store, disk_size
+from mysocket.spool.store import NEW, Changes, State, Store, disk_size
 
 #: Files of a spool.
 FILES = (SPOOL, NEW, LOCK)
@@ -54,6 +56,10 @@ class DiskLedger:
         self.repeats = repeats
         self._committer = committer
         self._entries = entries
+        if repeats:
+            for stream, entry in entries.items():
+                until = max(entry.repeats_until, entry.mark.position + MAX_REPEAT)
+                entries[stream] = replace(entry, repeats_until=until)
 
     def find(self, stream: bytes) -> Entry | None:
         return self._entries.get(stream)
@@ -67,6 +73,13 @@ class DiskLedger:
             done()
 
         self._committer.give(Enter(entry, entered))
+
+    def close(self) -> bool:
+        """Keep what may still be repeated; False if that cannot be told of streams that have no entry yet."""
+        for entry in self._entries.values():
+            if self.repeats and entry.mark.position < entry.repeats_until:
+                self._committer.give(Change(partial(Changes.enter, entry=entry), lambda: None))
+        return bool(self._entries) or not self.repeats
 
     def forget(self, stream: bytes) -> None:
         if self._entries.pop(stream, None) is not None:
@@ -102,6 +115,7 @@ class DiskSpool:
     """A :class:`~mysocket.spool.interface.DurableSpool`. Made by :func:`open_spool`; then :meth:`start`.
 
     :param capacity: bytes that may wait; exceeded by less than two commits.
+    :param long: bytes that a message may have beyond that once it has begun (see :class:`~mysocket.spool.memory.MemorySpool`).
     :param post: calls its argument in the reactor thread, soon. The only thing here that another thread uses.
     :param wall: the time in seconds since the epoch.
     """
@@ -114,6 +128,7 @@ class DiskSpool:
         *,
         host: str,
         capacity: int,
+        long: int,
         post: Callable[[Callable[[], None]], None],
         now: Callable[[], float],
         wall: Callable[[], float],
@@ -132,6 +147,8 @@ class DiskSpool:
         self.on_full: Callable[[str], None] = lambda where: None
         self.on_failure: Callable[[MySocketError], None] = lambda error: None
         self._capacity = capacity
+        self._long = long
+        self._more = state.more
         self._wall = wall
         self._at_end_mark = state.at_end_mark
         self._input = (state.input_size, state.input_complete)
@@ -150,7 +167,8 @@ class DiskSpool:
         self._resumed = state.retired
         self._closed = False
         self._committer = Committer(store, listener=self, post=post, output=output, now=now)
-        self.ledger: Ledger = DiskLedger(self._committer, store.entries(), repeats=not state.clean)
+        self._ledger = DiskLedger(self._committer, store.entries(), repeats=not state.clean)
+        self.ledger: Ledger = self._ledger
         self.output = SpoolOutput(self._committer) if output is not None else None
         #: What to tell the user of the output file, or nothing.
         self.news = output.news if output is not None else ""
@@ -166,13 +184,16 @@ class DiskSpool:
     def close(self, done: Callable[[], None]) -> None:
         """Commit what can be committed, close everything, then call ``done``. Nothing may be given any more."""
         self._closed = True
-        self._committer.close(done)
+        self._committer.close(done, clean=self._ledger.close())
 
     # The own stream -------------------------------------------------------------------------------------------------------------
 
     @property
     def room(self) -> int:
-        return min(self._capacity - self._used, UNCOMMITTED - (self.end - self.committed) - BATCH_COST * self._uncommitted)
+        return min(
+            self._capacity + self._more * self._long - self._used,
+            UNCOMMITTED - (self.end - self.committed) - BATCH_COST * self._uncommitted,
+        )
 
     @property
     def at_end_mark(self) -> bool:
@@ -190,6 +211,7 @@ class DiskSpool:
         self._chain = batch.checksum
         self.end = batch.end
         self._at_end_mark = piece.kind == Kind.END
+        self._more = bool(piece.flags & Flag.MORE)
         size, complete = self._input
         if self._at_end_mark:
             complete = True
@@ -327,8 +349,9 @@ class DiskSpool:
         self.committed, self._committed_chain = batches[-1].end, batches[-1].checksum
         self.on_change()
 
-    def has_retired(self, freed: int) -> None:
-        self._used = max(0, self._used - freed)
+    def has_retired(self, position: int, freed: int) -> None:
+        # What a row takes is an estimate; that nothing is left is not.
+        self._used = max(0, self._used - freed) if position < self.end else 0
         self.on_change()
 
     def found_full(self, where: str) -> None:
@@ -350,6 +373,7 @@ def open_spool(
     *,
     role: str,
     capacity: int = CAPACITY,
+    long: int = 0,
     output: str | None = None,
     accept_loss: bool = False,
     host: str,
@@ -372,7 +396,7 @@ def open_spool(
             try:
                 Store.make(directory, random_bytes(ID_SIZE), random_bytes(ID_SIZE))
             except (OSError, lmdb.Error) as problem:
-                raise CannotOpen(f"{problem}; is the disk full?", where=f"the spool {path}") from None
+                raise _not_written(directory, problem) from None
         store = Store(directory, capacity)
         undo.callback(store.close)
         state = store.state()
@@ -386,7 +410,17 @@ def open_spool(
                     changes.meta("output", json.dumps(file.row).encode())
                 changes.commit()
         except lmdb.Error as problem:
-            raise CannotOpen(f"{problem}; is the disk full?", where=f"the spool {path}") from None
-        spool = DiskSpool(directory, store, state, host=host, capacity=capacity, post=post, now=now, wall=wall, output=file)
+            raise _not_written(directory, problem) from None
+        spool = DiskSpool(
+            directory, store, state, host=host, capacity=capacity, long=long, post=post, now=now, wall=wall, output=file
+        )
         undo.pop_all()
     return spool
+
+
+def _not_written(directory: Directory, problem: Exception) -> MySocketError:
+    """Why a spool could not be written: no room, or a disk that fails."""
+    where, disk = f"the spool {directory.path}", os.fstatvfs(directory.fd)
+    if disk.f_bavail * disk.f_frsize < RESERVE:
+        return CannotOpen("its disk is full", where=where)
+    return DiskFailed(str(problem).removeprefix(f"{directory.file(NEW)}: "), where=where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mysocket.core.batch import Batch, Kind, Piece, chain, count
+from mysocket.core.batch import Batch, Flag, Kind, Piece, chain, count
 from mysocket.spool.interface import Bookmark, Recipient
 
 #: Bytes that wait unacknowledged, at most; then the input is not read. As large as the window one receiver grants.
@@ -19,9 +19,11 @@ class MemorySpool:
 
     :param stream: the id of the stream, 16 random bytes.
     :param capacity: bytes that may wait; exceeded by less than one batch.
+    :param long: bytes that a message may have beyond that once it has begun: a receiver that needs it whole acknowledges its
+        parts together.
     """
 
-    def __init__(self, stream: bytes, capacity: int = CAPACITY) -> None:
+    def __init__(self, stream: bytes, capacity: int = CAPACITY, long: int = 0) -> None:
         self.stream = stream
         self.began = 0
         self.retired = 0
@@ -30,6 +32,8 @@ class MemorySpool:
         self.recipient: Recipient | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._capacity = capacity
+        self._long = long
+        self._more = False  # the last piece was a part of a message that goes on
         self._batches: dict[int, Batch] = {}
         self._order: deque[int] = deque()
         #: The chain value at every boundary that is kept.
@@ -37,7 +41,7 @@ class MemorySpool:
 
     @property
     def room(self) -> int:
-        return self._capacity - (self.end - self.retired) - BATCH_COST * len(self._order)
+        return self._capacity + self._more * self._long - (self.end - self.retired) - BATCH_COST * len(self._order)
 
     @property
     def at_end_mark(self) -> bool:
@@ -47,6 +51,7 @@ class MemorySpool:
         """Keep the piece. A bookmark has no use here: the input is gone with the process as well."""
         batch = Batch(self.end, piece.kind, piece.flags, chain(piece.payload, self._chains[self.end]), piece.payload)
         self._batches[batch.start] = batch
+        self._more = bool(piece.flags & Flag.MORE)
         self._order.append(batch.start)
         self.end = self.committed = batch.end
         self._chains[batch.end] = batch.checksum

@@ -26,7 +26,7 @@ from typing import Any
 
 import lmdb
 
-from mysocket.core.batch import Batch, Kind
+from mysocket.core.batch import Batch, Flag, Kind
 from mysocket.core.wire import ID_SIZE
 from mysocket.errors import CannotOpen, DiskFailed
 from mysocket.spool.interface import Bookmark
@@ -76,6 +76,8 @@ class State:
     end: int
     end_chain: int
     at_end_mark: bool
+    #: The last batch is a part of a message that goes on.
+    more: bool
     #: Bytes of the latest input that are accepted, and whether its end mark is.
     input_size: int
     input_complete: bool
@@ -159,11 +161,11 @@ class Store:
         """What the spool says."""
         node, stream, began = _IDENTITY.unpack(self.meta("identity") or b"")
         retired, retired_chain = _MARK.unpack(self.meta("retired") or b"")
-        end, end_chain, kind = retired, retired_chain, 0
+        end, end_chain, kind, flags = retired, retired_chain, 0, 0
         with self._env.begin(db=self._outbox, buffers=True) as txn, txn.cursor() as cursor:
             if cursor.last():
                 row = cursor.value()
-                _, end_chain, kind, _, _ = _ROW.unpack_from(row)
+                _, end_chain, kind, flags, _ = _ROW.unpack_from(row)
                 end = _KEY.unpack(cursor.key())[1] + len(row) - _ROW.size
                 del row
             pages = txn.stat(self._outbox)
@@ -177,6 +179,7 @@ class Store:
             end=end,
             end_chain=end_chain,
             at_end_mark=kind == Kind.END,
+            more=bool(flags & Flag.MORE),
             input_size=size,
             input_complete=complete,
             waiting_size=PAGE * (pages["leaf_pages"] + pages["overflow_pages"]),
