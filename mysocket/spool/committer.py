@@ -490,7 +490,7 @@ class Committer:
 
     def _refused(self, group: _Group, problem: lmdb.Error) -> None:
         """A commit failed. LMDB reports a short write as EIO, so only the free space tells a full disk from a broken one."""
-        if self._store.free >= RESERVE:
+        if self._store.free >= RESERVE or isinstance(problem, lmdb.PanicError):
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
@@ -588,7 +588,7 @@ class Committer:
                         changes.commit()
                 if self._store.size >= COMPACT_SIZE and self._store.size >= COMPACT_SHARE * self._store.state().waiting_size:
                     self._compact()
-            except (lmdb.Error, MySocketError):
+            except (OSError, lmdb.Error, MySocketError):
                 pass  # what was committed is safe; the next start finds an unclean end
         self._store.close()
         if self._output is not None:

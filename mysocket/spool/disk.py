@@ -146,6 +146,8 @@ class DiskSpool:
         self.on_change: Callable[[], None] = lambda: None
         self.on_full: Callable[[str], None] = lambda where: None
         self.on_failure: Callable[[MySocketError], None] = lambda error: None
+        #: Where each input stood when this process began.
+        self.bookmarks = store.bookmarks()
         self._capacity = capacity
         self._long = long
         self._more = state.more

@@ -193,6 +193,11 @@ class Store:
         with self._env.begin(db=self._received) as txn:
             return {stream: Entry.decode(stream, row) for stream, row in txn.cursor()}
 
+    def bookmarks(self) -> dict[str, bytes]:
+        """The table ``bookmarks``."""
+        with self._env.begin(db=self._bookmarks) as txn:
+            return {name.decode(): value for name, value in txn.cursor()}
+
     def batches(self, position: int) -> Iterator[tuple[Batch, int, float]]:
         """The batches from ``position`` on: each, the chain value before it, and when it was accepted. Nothing, if none starts
         there."""

@@ -1,0 +1,342 @@
+"""What only a spool on disk does: it is there again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mysocket.core.batch import END, MAX_PAYLOAD, Kind, Piece
+from mysocket.core.inbox import Mark
+from mysocket.errors import OtherPeerWaits
+from mysocket.spool.disk import AHEAD, UNCOMMITTED, DiskSpool, place_of
+from mysocket.spool.interface import Bookmark, Recipient
+from mysocket.spool.ledger import MAX_REPEAT, Entry
+from mysocket.spool.store import Store
+from tests.support.spools import close, committer_of, kill, opened, read_all, settle, store_of
+
+STREAM = b"t" * 16
+
+
+def line(text: bytes) -> Piece:
+    return Piece(Kind.LINES, 0, text)
+
+
+def entry(position: int, *, stream: bytes = STREAM, until: int = 0) -> Entry:
+    return Entry(stream, b"n" * 16, b"place678", True, "näme", Mark(position, 7, False), 5.0, until)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def test_what_is_committed_is_there_again_and_what_is_not_is_not(path: Path) -> None:
+    spool = opened(path)
+    identity = spool.node, spool.stream, spool.place
+    first = spool.append(line(b"one\n"))
+    settle(spool)
+    spool.append(line(b"two\n"))
+    assert (spool.committed, spool.end, spool.uncommitted) == (4, 8, 4)
+    kill(spool)
+    spool = opened(path, seed=2)
+    assert (spool.node, spool.stream, spool.place) == identity
+    assert (spool.retired, spool.committed, spool.end) == (0, 4, 4)
+    assert read_all(spool, 0) == [first]
+    second = spool.append(line(b"zwei\n"))
+    settle(spool)
+    assert second.start == 4 and read_all(spool, 0) == [first, second]
+    close(spool)
+
+
+def test_what_is_retired_stays_so_with_its_chain_value(path: Path) -> None:
+    spool = opened(path)
+    first, second = spool.append(line(b"one\n")), spool.append(line(b"two\n"))
+    settle(spool)
+    read_all(spool, 0)
+    spool.retire(4)
+    close(spool)
+    spool = opened(path)
+    assert (spool.retired, spool.chain_at(4)) == (4, first.checksum)
+    assert read_all(spool, 4) == [second]
+    close(spool)
+
+
+def test_an_acknowledgement_within_a_batch_retires_whole_ones_only(path: Path) -> None:
+    spool = opened(path)
+    for text in (b"one\n", b"two\n"):
+        spool.append(line(text))
+    settle(spool)
+    spool.retire(6)
+    close(spool)
+    spool = opened(path)
+    assert spool.retired == 4
+    close(spool)
+
+
+def test_a_place_that_is_asked_for_twice_before_it_is_fetched_is_not_known_yet(path: Path) -> None:
+    """A commit says that something has changed, too; the link asks again, and must not take that for an answer."""
+    spool = opened(path)
+    batches = [spool.append(line(b"%d\n" % number)) for number in range(3)]
+    settle(spool)
+    close(spool)
+    spool = opened(path)
+    position = batches[1].start
+    assert not spool.seek(position)
+    assert not spool.seek(position), "the fetch has not come yet"
+    settle(spool)
+    assert spool.seek(position) and spool.chain_at(position) == batches[0].checksum
+    assert read_all(spool, position) == batches[1:]
+    close(spool)
+
+
+def test_a_place_where_no_batch_begins_has_no_chain_value(path: Path) -> None:
+    spool = opened(path)
+    spool.append(line(b"one\n"))
+    settle(spool)
+    assert not spool.seek(2)
+    settle(spool)
+    assert spool.seek(2) and spool.chain_at(2) is None
+    assert spool.seek(99) and spool.chain_at(99) is None
+    assert spool.seek(0) and read_all(spool, 0)
+    close(spool)
+
+
+def test_what_waits_is_held_in_part_only_and_comes_in_order(path: Path) -> None:
+    spool = opened(path)
+    batches = []
+    while spool.end < 5 * AHEAD:
+        batches.append(spool.append(line(b"x" * (MAX_PAYLOAD - 1) + b"\n")))
+        if spool.room <= 0:
+            settle(spool)
+    settle(spool)
+    held = sum(len(batch.payload) for batch in spool._ahead.values())
+    assert held <= AHEAD + MAX_PAYLOAD
+    assert [batch.start for batch in read_all(spool, 0)] == [batch.start for batch in batches]
+    close(spool)
+
+
+def test_the_input_waits_while_two_commits_are_not_done(path: Path) -> None:
+    spool = opened(path)
+    while spool.room > 0:
+        spool.append(line(b"x" * (MAX_PAYLOAD - 1) + b"\n"))
+    assert UNCOMMITTED <= spool.uncommitted < UNCOMMITTED + MAX_PAYLOAD
+    spool.step()
+    assert spool.room > 0
+    close(spool)
+
+
+# The latest input ---------------------------------------------------------------------------------------------------------------
+
+
+def input_of(path: Path) -> tuple[int, bool]:
+    spool = opened(path)
+    state = store_of(spool).state()
+    close(spool)
+    return state.input_size, state.input_complete
+
+
+def give(path: Path, *pieces: Piece) -> None:
+    spool = opened(path)
+    for piece in pieces:
+        spool.append(piece)
+    settle(spool)
+    kill(spool)
+
+
+def test_how_much_of_the_latest_input_is_accepted(path: Path) -> None:
+    assert_that = []
+    for pieces in ((), (line(b"one\n"),), (line(b"two\n"),), (END,), (END,), (line(b"x\n"),), (line(b"y\n"), END)):
+        give(path, *pieces)
+        assert_that.append(input_of(path))
+    # Broken off, it goes on; complete, it stays, also behind an empty one; it starts again with the first byte of the next.
+    assert assert_that == [(0, False), (4, False), (8, False), (8, True), (8, True), (2, False), (4, True)]
+
+
+def test_a_bookmark_is_committed_with_its_piece(path: Path) -> None:
+    spool = opened(path)
+    spool.append(line(b"one\n"), Bookmark("file", b"4"))
+    settle(spool)
+    spool.append(line(b"two\n"), Bookmark("file", b"8"))
+    kill(spool)
+    spool = opened(path)
+    assert spool.bookmarks == {"file": b"4"}
+    close(spool)
+
+
+# Others -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_entries_of_the_ledger_are_there_again(path: Path) -> None:
+    spool, done = opened(path), []
+    spool.ledger.commit(entry(10), lambda: done.append(10))
+    assert not done and spool.ledger.find(STREAM) is None
+    settle(spool)
+    assert done == [10] and spool.ledger.find(STREAM) == entry(10)
+    spool.ledger.commit(entry(30, stream=b"u" * 16), lambda: None)
+    settle(spool)
+    spool.ledger.forget(b"u" * 16)
+    close(spool)
+    spool = opened(path)
+    assert list(spool.ledger) == [entry(10)] and not spool.ledger.repeats
+    close(spool)
+
+
+def test_what_a_killed_process_may_have_written_is_remembered_until_it_is_passed(path: Path) -> None:
+    spool = opened(path)
+    spool.ledger.commit(entry(10), lambda: None)
+    settle(spool)
+    kill(spool)
+    for _ in range(2):  # a run that leaves cleanly settles nothing
+        spool = opened(path)
+        assert spool.ledger.find(STREAM) == entry(10, until=10 + MAX_REPEAT)
+        close(spool)
+    assert not opened(path).ledger.repeats
+
+
+def test_it_remembers_whom_it_is_for(path: Path) -> None:
+    spool = opened(path)
+    spool.address("hub:9001")
+    spool.remember(Recipient(b"n" * 16, b"p" * 8, "hub"))
+    spool.append(line(b"x\n"))
+    settle(spool)
+    kill(spool)
+    spool = opened(path)
+    assert spool.recipient == Recipient(b"n" * 16, b"p" * 8, "hub")
+    spool.address("hub:9001")
+    with pytest.raises(OtherPeerWaits, match="wait for hub:9001; not sent to other:9001"):
+        spool.address("other:9001")
+    spool.retire(2)
+    spool.address("other:9001")
+    close(spool)
+
+
+def test_a_new_stream_goes_on_at_the_position_of_the_old_one(path: Path) -> None:
+    spool = opened(path)
+    old, done = spool.stream, []
+    first, second = spool.append(line(b"one\n")), spool.append(line(b"two\n"))
+    settle(spool)
+    read_all(spool, 0)
+    spool.retire(4)
+    spool.renew(b"new stream 56789", lambda: done.append(spool.stream))
+    assert spool.stream == old
+    settle(spool)
+    assert done == [b"new stream 56789"] and spool.began == 4
+    kill(spool)
+    spool = opened(path)
+    assert (spool.stream, spool.began, spool.retired) == (b"new stream 56789", 4, 4)
+    assert spool.chain_at(4) == first.checksum and read_all(spool, 4) == [second]
+    close(spool)
+
+
+def test_a_place_is_a_directory_of_a_host(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    same = place_of(str(tmp_path / "a"), "host")
+    assert len(same) == 8 and same == place_of(str(tmp_path / "link" / "a"), "host")
+    assert same != place_of(str(tmp_path / "b"), "host") and same != place_of(str(tmp_path / "a"), "other")
+
+
+# The file -----------------------------------------------------------------------------------------------------------------------
+
+
+def fill(spool: DiskSpool, size: int) -> None:
+    goal = spool.end + size
+    while spool.end < goal:
+        spool.append(line(b"x" * (MAX_PAYLOAD - 1) + b"\n"))
+        if spool.room <= 0:
+            settle(spool)
+    settle(spool)
+
+
+def test_the_file_gives_the_disk_its_space_back(path: Path) -> None:
+    time = [0.0]
+    spool = opened(path, now=lambda: time[0])
+    fill(spool, 40 * 2**20)
+    assert store_of(spool).size > 40 * 2**20
+    while spool.retired < spool.end:
+        for batch in read_all(spool, spool.retired)[:16]:
+            spool.retire(batch.end)
+        time[0] += 1
+        settle(spool)
+    time[0] += 10
+    settle(spool)
+    assert store_of(spool).size < 2**20
+    close(spool)
+    spool = opened(path)
+    assert spool.retired == spool.end == 40 * 2**20
+    fill(spool, 1)
+    close(spool)
+
+
+def test_what_is_retired_is_used_again(path: Path) -> None:
+    spool = opened(path)
+    for _ in range(20):
+        fill(spool, 4 * 2**20)
+        read_all(spool, spool.retired)
+        spool.retire(spool.end)
+        settle(spool)
+    assert store_of(spool).size < 24 * 2**20
+    close(spool)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_files_are_ours_alone_whatever_the_umask(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        spool = opened(path)
+        fill(spool, 20 * 2**20)
+        spool.retire(spool.end)
+        close(spool)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == {"lock": 0o600, "spool.mdb": 0o600}
+
+
+def test_one_that_was_half_made_is_made_again(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    (path / "spool.mdb.new").write_bytes(b"half")
+    (path / "spool.mdb.new").chmod(0o600)
+    spool = opened(path)
+    fill(spool, 1)
+    close(spool)
+    assert sorted(os.listdir(path)) == ["lock", "spool.mdb"]
+
+
+def test_messages_are_counted_when_asked_for(path: Path) -> None:
+    spool = opened(path)
+    counts: list[int | None] = []
+    spool.append(line(b"one\ntwo\n"))
+    spool.append(END)
+    settle(spool)
+    assert spool.messages() is None
+    spool.count(counts.append)
+    settle(spool)
+    assert counts == [2]
+    close(spool)
+
+
+def test_flush_waits_for_what_was_given(path: Path) -> None:
+    spool, flushed = opened(path), []
+    spool.append(line(b"one\n"))
+    spool.flush(lambda: flushed.append(spool.committed))
+    settle(spool)
+    assert flushed == [4]
+    close(spool)
+
+
+def test_the_thread_commits_by_itself(path: Path) -> None:
+    import threading
+
+    committed = threading.Event()
+    spool = opened(path)
+    spool.on_change = committed.set
+    spool.start()
+    spool.append(line(b"one\n"))
+    assert committed.wait(30) and spool.committed == 4
+    closed = threading.Event()
+    spool.close(closed.set)
+    assert closed.wait(30)
+    assert committer_of(spool)._thread is not None
+    assert isinstance(store_of(spool), Store)

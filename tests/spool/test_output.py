@@ -1,0 +1,244 @@
+"""The output file of a spool: its length, its tail, and who else writes to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mysocket.core.inbox import Mark
+from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OutputShared, OutputShortened
+from mysocket.spool.disk import DiskSpool
+from mysocket.spool.ledger import Entry
+from mysocket.spool.output import OutputFile
+from tests.support.spools import close, kill, opened, output_of, settle, store_of
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def enter(spool: DiskSpool, position: int) -> list[int]:
+    """Commit a position behind what was written; the list gets it when that is done."""
+    done: list[int] = []
+    entry = Entry(b"t" * 16, b"n" * 16, b"", True, "", Mark(position, 7, False), 0.0)
+    spool.ledger.commit(entry, lambda: done.append(position))
+    return done
+
+
+def write(spool: DiskSpool, data: bytes) -> None:
+    assert spool.output is not None
+    spool.output.write(data, lambda: None)
+
+
+def length_of(spool: DiskSpool) -> int:
+    """The committed one."""
+    return int(store_of(spool).state().output["length"])
+
+
+def test_the_length_is_committed_with_the_position(tmp_path: Path, out: Path) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    assert length_of(spool) == 0, "before the first write"
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    assert not done and out.read_bytes() == b""
+    settle(spool)
+    assert done == [4] and out.read_bytes() == b"one\n" and length_of(spool) == 4
+    close(spool)
+
+
+def test_what_was_in_it_before_counts(tmp_path: Path, out: Path) -> None:
+    out.write_bytes(b"before\n")
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    settle(spool)
+    assert out.read_bytes() == b"before\none\n" and length_of(spool) == 11
+    close(spool)
+
+
+@pytest.mark.parametrize(("cut", "rest"), [(True, b"one\n"), (False, b"one\nta")])
+def test_a_tail_stays_until_somebody_agrees(tmp_path: Path, out: Path, cut: bool, rest: bytes) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    settle(spool)
+    kill(spool)
+    with out.open("ab") as file:
+        file.write(b"ta")
+    spool = opened(tmp_path / "spool", output=out)
+    settle(spool)
+    assert out.read_bytes() == b"one\nta" and spool.output is not None
+    spool.output.agreed(cut=cut)
+    write(spool, b"two\n")
+    enter(spool, 8)
+    settle(spool)
+    assert out.read_bytes() == rest + b"two\n" and length_of(spool) == len(rest) + 4
+    spool.output.agreed(cut=True)  # the next connection: there is no tail any more
+    settle(spool)
+    assert out.read_bytes() == rest + b"two\n"
+    close(spool)
+
+
+def test_data_and_its_position_are_never_parted(tmp_path: Path, out: Path) -> None:
+    """More than one commit takes is written; no committed length ever exceeds the committed positions."""
+    spool = opened(tmp_path / "spool", output=out)
+    block, position = b"x" * 200_000, 0
+    for _ in range(60):
+        position += len(block)
+        write(spool, block)
+        enter(spool, position)
+    write(spool, b"its position comes later")
+    while spool.step():
+        [entry] = spool.ledger
+        assert length_of(spool) == entry.mark.position
+    assert out.stat().st_size == length_of(spool) == position
+    enter(spool, position + 24)
+    settle(spool)
+    assert length_of(spool) == position + 24
+    close(spool)
+
+
+def test_the_file_is_synced_before_the_commit(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    spool = opened(tmp_path / "spool", output=out)
+    monkeypatch.setattr(OutputFile, "sync", lambda self: order.append("sync"))
+    write(spool, b"one\n")
+    entry = Entry(b"t" * 16, b"n" * 16, b"", True, "", Mark(4, 7, False), 0.0)
+    monkeypatch.setattr(Entry, "encode", lambda self: order.append("commit") or b"x" * 64)
+    spool.ledger.commit(entry, lambda: order.append("told"))
+    settle(spool)
+    assert order == ["sync", "commit", "told"]
+    monkeypatch.undo()
+    kill(spool)
+
+
+def full(calls: int) -> Callable[..., int]:
+    """A writev that finds room for two bytes, then for so many calls none, then for all."""
+    left = [calls + 1]
+    real = os.writev
+
+    def writev(fd: int, buffers: list[bytes]) -> int:
+        left[0] -= 1
+        if left[0] == calls:
+            return real(fd, [b"".join(buffers)[:2]])
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, buffers)
+
+    return writev
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time, told = [0.0], []
+    spool = opened(tmp_path / "spool", output=out, now=lambda: time[0])
+    spool.on_full = told.append
+    monkeypatch.setattr(os, "writev", full(2))
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    settle(spool)
+    assert not done and told == [str(out)]
+    for _ in range(4):
+        time[0] += 1
+        settle(spool)
+    assert done == [4] and out.read_bytes() == b"one\n" and told == [str(out), ""]
+    close(spool)
+
+
+@pytest.mark.parametrize(("name", "number"), [("writev", errno.EIO), ("fdatasync", errno.EIO), ("fdatasync", errno.ENOSPC)])
+def test_a_disk_that_fails_ends_it(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, "bad")
+
+    failures: list[MySocketError] = []
+    spool = opened(tmp_path / "spool", output=out)
+    spool.on_failure = failures.append
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    monkeypatch.setattr(os, name, fail)
+    settle(spool)
+    monkeypatch.undo()
+    assert not done and [type(failure) for failure in failures] == [DiskFailed] and failures[0].status == 74
+    enter(spool, 8)
+    settle(spool)
+    assert not done and not list(spool.ledger), "nothing is written any more"
+    close(spool)
+
+
+def test_somebody_else_who_writes_to_it(tmp_path: Path, out: Path) -> None:
+    failures: list[MySocketError] = []
+    spool = opened(tmp_path / "spool", output=out)
+    spool.on_failure = failures.append
+    with out.open("ab") as file:
+        file.write(b"graffiti")
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    settle(spool)
+    assert not done and [type(failure) for failure in failures] == [OutputShared]
+    close(spool)
+
+
+def test_a_file_that_is_shorter_than_it_was(tmp_path: Path, out: Path) -> None:
+    row = {"path": str(out), "inode": 0, "length": 8}
+    out.write_bytes(b"four")
+    row["inode"] = out.stat().st_ino
+    with pytest.raises(OutputShortened, match="has 4 bytes, but 8 were written"):
+        OutputFile(str(out), row)
+    file = OutputFile(str(out), row, accept_loss=True)
+    assert file.length == 4 and "accepted" in file.news
+    file.close()
+
+
+@pytest.mark.parametrize("change", ["missing", "other"])
+def test_another_file_of_the_name_is_appended_to(tmp_path: Path, out: Path, change: str) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    close(spool)
+    out.rename(tmp_path / "away")
+    if change == "other":
+        out.write_bytes(b"x")
+    spool = opened(tmp_path / "spool", output=out)
+    assert "another file than before" in spool.news
+    write(spool, b"two\n")
+    enter(spool, 8)
+    settle(spool)
+    assert out.read_bytes() == (b"x" if change == "other" else b"") + b"two\n"
+    close(spool)
+
+
+def test_a_new_file_when_the_old_one_was_moved(tmp_path: Path, out: Path) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    assert spool.output is not None
+    write(spool, b"one\n")
+    enter(spool, 4)
+    spool.output.reopen()  # it was not moved: nothing changes
+    settle(spool)
+    out.rename(tmp_path / "away")
+    spool.output.reopen()
+    settle(spool)
+    assert out.read_bytes() == b"" and length_of(spool) == 0, "the first length, before the first write"
+    write(spool, b"two\n")
+    enter(spool, 8)
+    settle(spool)
+    assert (tmp_path / "away").read_bytes() == b"one\n" and out.read_bytes() == b"two\n"
+    close(spool)
+
+
+def test_it_cannot_be_opened(tmp_path: Path) -> None:
+    for name in ("missing/out", "."):
+        with pytest.raises(CannotOpen):
+            opened(tmp_path / "spool", output=tmp_path / name)
+    close(opened(tmp_path / "spool"))  # the spool is free again
+
+
+def test_two_do_not_share_it(tmp_path: Path, out: Path) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    with pytest.raises(CannotOpen, match="another mysocket writes to it"):
+        opened(tmp_path / "other", output=out)
+    assert output_of(spool) is not None
+    close(spool)
