@@ -187,7 +187,6 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 --xyzzy", "unknown option --xyzzy; mysocket --help"),
     ("-p 1 -kz", "unknown option -z"),
     ("-l 9000", "-p PORT"),
-    
 ]
 
 

@@ -20,134 +20,30 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
-from typing import NamedTuple
-from typing import Protocol as Interface
 
 import lmdb
 
 from mysocket import failpoints
-from mysocket.core.batch import Batch, Bytes, count
+from mysocket.core.batch import Bytes, count
 from mysocket.errors import DiskFailed, MySocketError
-from mysocket.spool.interface import Bookmark
-from mysocket.spool.ledger import Entry
 from mysocket.spool.output import OutputFile
-from mysocket.spool.store import DELETED_AT_ONCE, Changes, Store, disk_size
+from mysocket.spool.space import RESERVE, Space
+from mysocket.spool.store import DELETED_AT_ONCE, Store
+from mysocket.spool.work import Appended, Change, Data, Enter, Fetched, Group, Item, Listener, Reopen, Tail
 
 #: Bytes of payload in one commit, at most.
 GROUP = 4 * 1024 * 1024
 #: Entries and other small things in one commit, at most.
 GROUP_ITEMS = 4096
-#: Bytes that are left to others on the disk.
-RESERVE = 1024 * 1024
-#: Seconds after which it is looked again whether a full disk has room.
-RETRY = 1.0
 #: What is retired waits for company so long (seconds), or until it is so much (bytes): alone it is not worth a sync.
 RETIRE_DELAY = 0.1
 RETIRE_SIZE = 2 * 1024 * 1024
 #: Bytes, and batches, that are fetched at once, at most.
 FETCH = 4 * 1024 * 1024
 FETCH_BATCHES = 8192
-#: The file is made smaller if it has so many bytes, and this times what waits; not more often than every so many seconds.
-COMPACT_SIZE = 12 * 1024 * 1024
-COMPACT_SHARE = 4
-COMPACT_INTERVAL = 5.0
 #: Bytes whose messages are counted.
 COUNTED = 64 * 1024 * 1024
-
-
-class Appended(NamedTuple):
-    """A batch of the own stream, the chain value before it, and what is committed with it.
-
-    ``input`` is how many bytes of the latest input are accepted with it, and whether its end mark is.
-    """
-
-    batch: Batch
-    before: int
-    time: float
-    input: tuple[int, bool]
-    bookmark: Bookmark | None
-
-
-class Fetched(NamedTuple):
-    """Batches from ``position`` on, and the chain value before them; None: no batch starts there."""
-
-    position: int
-    before: int | None
-    batches: list[Batch]
-
-
-# What is committed in the order in which it is given.
-
-
-class Data(NamedTuple):
-    """Bytes for the output file."""
-
-    data: Bytes
-
-
-class Tail(NamedTuple):
-    """What the output file has beyond what is committed is cut off, or counts from now on."""
-
-    cut: bool
-
-
-class Reopen(NamedTuple):
-    """Open the output file anew, by its name."""
-
-
-class Enter(NamedTuple):
-    """An entry for the ledger."""
-
-    entry: Entry
-    done: Callable[[], None]
-
-
-class Change(NamedTuple):
-    """Another change of the tables."""
-
-    make: Callable[[Changes], None]
-    done: Callable[[], None]
-
-
-Item = Data | Tail | Reopen | Enter | Change
-
-
-class Listener(Interface):
-    """Who hears, in the reactor thread, what the committer has done."""
-
-    def has_committed(self, batches: list[Batch]) -> None:
-        """These batches are safe."""
-
-    def has_retired(self, position: int, freed: int) -> None:
-        """All before ``position`` is deleted, and so many bytes of the file are free again."""
-
-    def found_full(self, where: str) -> None:
-        """A disk is full; what needs it waits. Empty: it has room again."""
-
-    def has_failed(self, error: MySocketError) -> None:
-        """Nothing is written any more."""
-
-
-@dataclass
-class _Group:
-    """The work of one step."""
-
-    batches: list[Appended] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    retire: int | None = None
-    questions: list[Callable[[], Callable[[], None]]] = field(default_factory=list)
-    #: Commit something, so that what the last commit has freed in the file can be used.
-    age: bool = False
-    #: See whether the file is larger than it need be.
-    look: bool = False
-
-    @property
-    def changes(self) -> bool:
-        """Is there anything to commit?"""
-        return bool(self.batches or self.items or self.retire is not None or self.age)
 
 
 class Committer:
@@ -185,12 +81,9 @@ class Committer:
         self._committed_row = output.row if output is not None else {}
         # The rest belongs to the committer thread.
         self._failed = False
-        self._full: dict[str, float] = {}  # where there was no room -> when to look again
+        self._space = Space(store, now=now, tell=lambda where: post(lambda: listener.found_full(where)))
         self._retired = 0
         self._most_deleted = DELETED_AT_ONCE
-        self._spare = 0, 0  # bytes free inside the file: after the last commit but one, and after the last
-        self._look = False
-        self._compact_after = float("-inf")
         self._thread: threading.Thread | None = None
 
     # For the reactor thread -----------------------------------------------------------------------------------------------------
@@ -312,7 +205,7 @@ class Committer:
             if group.changes:
                 self._work(group)
             if group.look:
-                self._compact_sometimes()
+                self._space.compact()
         except MySocketError as problem:
             self._fail(problem)
         except (OSError, lmdb.Error) as problem:
@@ -324,33 +217,30 @@ class Committer:
         self._failed = True
         self._post(lambda: self._listener.has_failed(error))
 
-    def _has_room(self, where: str) -> bool:
-        return where not in self._full or self._now() >= self._full[where]
-
-    def _take(self) -> _Group | None:
+    def _take(self) -> Group | None:
         """The next group, or None if there is nothing to do now."""
-        group = _Group(questions=self._questions)
+        group = Group(questions=self._questions)
         if group.questions:
             self._questions = []
         if not self._failed:
             self._take_batches(group)
             self._take_items(group)
             self._take_retire(group)
-            group.look = self._look and self._now() >= self._compact_after
+            group.look = self._space.look_at is not None and self._now() >= self._space.look_at
         if group.questions or group.changes or group.look:
             return group
         return None
 
-    def _take_batches(self, group: _Group) -> None:
-        if not self._batches or not self._has_room("spool"):
+    def _take_batches(self, group: Group) -> None:
+        if not self._batches or not self._space.is_there("spool"):
             return
         size = 0
         while self._batches and size < GROUP:
             group.batches.append(self._batches.popleft())
             size += len(group.batches[-1].batch.payload)
 
-    def _take_items(self, group: _Group) -> None:
-        if not self._has_room("output"):
+    def _take_items(self, group: Group) -> None:
+        if not self._space.is_there("output"):
             return
         size, items = 0, group.items
         # Data and the entry behind it are never parted: a length that is committed without the position would count twice.
@@ -366,11 +256,19 @@ class Committer:
         while items and isinstance(items[-1], Data):
             self._items.appendleft(items.pop())
 
-    def _take_retire(self, group: _Group) -> None:
-        if self._retire is None or not self._has_room("retire"):
+    def _take_retire(self, group: Group) -> None:
+        if self._retire is None or not self._space.is_there("retire"):
             return
         due = self._retire - self._retired >= RETIRE_SIZE or self._now() >= self._retire_since + RETIRE_DELAY
-        if group.batches or group.items or due or self._retire_now or self._full or self._flush or self._closing is not None:
+        if (
+            group.batches
+            or group.items
+            or due
+            or self._retire_now
+            or self._space.full
+            or self._flush
+            or self._closing is not None
+        ):
             group.retire, self._retire, self._retire_now = self._retire, None, False
 
     def _patience(self) -> float | None:
@@ -378,28 +276,28 @@ class Committer:
         if self._failed:
             return None
         waiting = {"spool": self._batches, "output": self._items, "retire": self._retire is not None}
-        times = [when for where, when in self._full.items() if waiting[where]]
-        if self._retire is not None and "retire" not in self._full:
+        times = [when for what, when in self._space.full.items() if waiting[what]]
+        if self._retire is not None and "retire" not in self._space.full:
             times.append(self._retire_since + RETIRE_DELAY)
-        if self._look:
-            times.append(self._compact_after)
+        if self._space.look_at is not None:
+            times.append(self._space.look_at)
         return max(0.001, min(times) - self._now()) if times else None
 
     # One group ------------------------------------------------------------------------------------------------------------------
 
-    def _work(self, group: _Group) -> None:
+    def _work(self, group: Group) -> None:
         rest = self._write_output(group.items)
         if rest and self._output is not None:
-            self._is_full("output", self._output.path)
+            self._space.is_missing("output", self._output.path)
             with self._wake:
                 self._items.extendleft(reversed(rest))
             del group.items[-len(rest) :]
-        if group.batches and (fitting := self._fitting(group)) < len(group.batches):
+        if group.batches and (fitting := self._space.fitting(group.batches)) < len(group.batches):
             self._put_back(group, fitting)
-            group.age = not group.changes and self._spare[0] < self._spare[1]
+            group.age = not group.changes and self._space.ages
         for _ in range(8):
             if not group.changes:
-                self._look = True
+                self._space.changed()
                 return
             try:
                 calls = self._commit(group)
@@ -408,9 +306,12 @@ class Committer:
             except lmdb.Error as problem:
                 self._refused(group, problem)
             else:
-                self._found_room(group, calls, output=bool(group.items) and not rest)
+                over = {"retire", *(["output"] if group.items and not rest else [])}
+                with self._wake:
+                    if group.batches and not self._batches:
+                        over.add("spool")
+                self._space.committed(over, retired=group.retire is not None)
                 self._post(partial(_call, calls))
-                self._look = True
                 return
         raise DiskFailed("the file cannot grow", where=self._where)
 
@@ -446,55 +347,20 @@ class Committer:
             self._output = OutputFile(output.path, output.row)
             output.close()
 
-    def _fitting(self, group: _Group) -> int:
-        """How many batches there is room for, on the disk or inside the file.
-
-        What a commit frees inside the file is used again by the next but one, at the earliest.
-        """
-        sizes = [disk_size(len(one.batch.payload)) for one in group.batches]
-        room = self._store.free - RESERVE
-        if sum(sizes) <= room:
-            return len(sizes)
-        if "spool" not in self._full:
-            self._spare = (self._store.spare,) * 2
-        room += min(self._spare)
-        return sum(end <= room for end in accumulate(sizes))
-
-    def _put_back(self, group: _Group, fitting: int) -> None:
+    def _put_back(self, group: Group, fitting: int) -> None:
         """All but so many batches wait until there is room."""
-        self._is_full("spool", self._where)
+        self._space.is_missing("spool", self._where)
         with self._wake:
             self._batches.extendleft(reversed(group.batches[fitting:]))
         del group.batches[fitting:]
 
-    def _found_room(self, group: _Group, calls: list[Callable[[], None]], *, output: bool) -> None:
-        """A commit was done, and maybe there is room now for what waits for some."""
-        over = {"retire", "output"} if output else {"retire"}
-        if "spool" in self._full:
-            before, self._spare = min(self._spare), (self._spare[1], self._store.spare)
-            if group.retire is not None or min(self._spare) > before:
-                self._full["spool"] = self._now()
-            with self._wake:
-                if group.batches and not self._batches:
-                    over.add("spool")
-        for where in over & self._full.keys():
-            del self._full[where]
-            if where != "retire":
-                calls.append(lambda: self._listener.found_full(""))
-
-    def _is_full(self, where: str, name: str) -> None:
-        failpoints.reach("D1")
-        if where not in self._full:
-            self._post(lambda: self._listener.found_full(name))
-        self._full[where] = self._now() + RETRY
-
-    def _refused(self, group: _Group, problem: lmdb.Error) -> None:
+    def _refused(self, group: Group, problem: lmdb.Error) -> None:
         """A commit failed. LMDB reports a short write as EIO, so only the free space tells a full disk from a broken one."""
         if self._store.free >= RESERVE or isinstance(problem, lmdb.PanicError):
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
-            self._spare = 0, self._store.spare
+            self._space.batches_refused()
             self._put_back(group, 0)
             return
         if group.retire is not None and self._most_deleted > 1:
@@ -503,16 +369,16 @@ class Committer:
             return
         # Not even small changes find room: they wait too.
         with self._wake:
-            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data | Tail)]))
+            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data)]))
             if group.retire is not None:
                 self._retire = max(group.retire, self._retire or 0)
         if group.items:
-            self._is_full("output", self._where)
+            self._space.is_missing("output", self._where)
         if group.retire is not None:
-            self._full["retire"] = self._now() + RETRY
+            self._space.retire_later()
         group.items, group.retire, group.age = [], None, False
 
-    def _commit(self, group: _Group) -> list[Callable[[], None]]:
+    def _commit(self, group: Group) -> list[Callable[[], None]]:
         """The transaction, and what to tell the reactor thread about it."""
         calls: list[Callable[[], None]] = []
         with self._store.changes() as changes:
@@ -559,24 +425,6 @@ class Committer:
                     self._retire, self._retire_now = max(more, self._retire or 0), True
         return calls
 
-    def _compact_sometimes(self) -> None:
-        self._look = False
-        size = self._store.size
-        if size < (RESERVE if self._full else COMPACT_SIZE):
-            return
-        self._compact_after = self._now() + COMPACT_INTERVAL
-        waiting = self._store.state().waiting_size
-        if size >= COMPACT_SHARE * waiting and self._store.free >= waiting:
-            self._compact()
-
-    def _compact(self) -> None:
-        try:
-            self._store.compact()
-            self._spare = 0, 0
-        except (OSError, lmdb.Error):
-            # Nothing has changed; the file is as large as it was, and the next time is soon.
-            return
-
     def _close(self) -> None:
         done = self._closing
         assert done is not None
@@ -586,8 +434,7 @@ class Committer:
                     with self._store.changes() as changes:
                         changes.meta("clean", b"1")
                         changes.commit()
-                if self._store.size >= COMPACT_SIZE and self._store.size >= COMPACT_SHARE * self._store.state().waiting_size:
-                    self._compact()
+                self._space.compact()
             except (OSError, lmdb.Error, MySocketError):
                 pass  # what was committed is safe; the next start finds an unclean end
         self._store.close()

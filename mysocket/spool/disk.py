@@ -20,13 +20,15 @@ from mysocket import failpoints
 from mysocket.core.batch import Batch, Bytes, Flag, Kind, Piece, chain
 from mysocket.core.wire import ID_SIZE, PLACE_SIZE
 from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OtherPeerWaits
-from mysocket.spool.committer import GROUP, RESERVE, Appended, Change, Committer, Data, Enter, Fetched, Reopen, Tail
+from mysocket.spool.committer import GROUP, Committer
 from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
 from mysocket.spool.lock import LOCK, SPOOL, Directory, open_directory
 from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.output import OutputFile
+from mysocket.spool.space import RESERVE
 from mysocket.spool.store import NEW, Changes, State, Store, disk_size
+from mysocket.spool.work import Appended, Change, Data, Enter, Fetched, Reopen, Tail
 
 #: Files of a spool.
 FILES = (SPOOL, NEW, LOCK)
@@ -56,10 +58,12 @@ class DiskLedger:
         self.repeats = repeats
         self._committer = committer
         self._entries = entries
-        if repeats:
-            for stream, entry in entries.items():
-                until = max(entry.repeats_until, entry.mark.position + MAX_REPEAT)
-                entries[stream] = replace(entry, repeats_until=until)
+        #: Streams of which nothing was committed since; of the others the entries say what may be repeated.
+        self._untouched = set(entries) if repeats else set()
+        for stream in self._untouched:
+            entry = entries[stream]
+            until = max(entry.repeats_until, entry.mark.position + MAX_REPEAT)
+            entries[stream] = replace(entry, repeats_until=until)
 
     def find(self, stream: bytes) -> Entry | None:
         return self._entries.get(stream)
@@ -72,13 +76,14 @@ class DiskLedger:
             self._entries[entry.stream] = entry
             done()
 
+        self._untouched.discard(entry.stream)
         self._committer.give(Enter(entry, entered))
 
     def close(self) -> bool:
         """Keep what may still be repeated; False if that cannot be told of streams that have no entry yet."""
-        for entry in self._entries.values():
-            if self.repeats and entry.mark.position < entry.repeats_until:
-                self._committer.give(Change(partial(Changes.enter, entry=entry), lambda: None))
+        for stream in self._untouched & self._entries.keys():
+            entry = self._entries[stream]
+            self._committer.give(Change(partial(Changes.enter, entry=entry), lambda: None))
         return bool(self._entries) or not self.repeats
 
     def forget(self, stream: bytes) -> None:

@@ -10,9 +10,10 @@ import pytest
 from mysocket.core.batch import MAX_PAYLOAD, Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import DiskFailed, MySocketError
-from mysocket.spool.committer import GROUP, RETIRE_DELAY, RETRY
+from mysocket.spool.committer import GROUP, RETIRE_DELAY
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
+from mysocket.spool.space import RETRY
 from mysocket.spool.store import Changes, Store
 from tests.support.spools import close, kill, opened, read_all, settle, store_of
 

@@ -62,7 +62,7 @@ def has_tail(output: OutputFile) -> bool:
 
 def full_of(spool: DiskSpool) -> dict[str, object]:
     """What waits for room on a disk."""
-    return dict(spool._committer._full)
+    return dict(spool._committer._space.full)
 
 
 def settle(spool: Spool) -> None:
