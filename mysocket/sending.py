@@ -36,6 +36,7 @@ class Sending:
         self.on_acknowledged: Callable[[int], None] = lambda position: None
         # There is an end to speak of: an END was appended, or an earlier process left something to deliver.
         self._marked = bool(self.outbox.unacknowledged)
+        self._mark_forgotten = False  # nobody waits for its acknowledgement
         spool.on_change = self._changed
 
     @property
@@ -50,7 +51,7 @@ class Sending:
     @property
     def delivered(self) -> bool:
         """The own input has ended, and all of it is acknowledged."""
-        return self.ended and not self.outbox.unacknowledged
+        return self.ended and (self._mark_forgotten or not self.outbox.unacknowledged)
 
     @property
     def told(self) -> bool:
@@ -70,9 +71,12 @@ class Sending:
             self._marked = True
 
     def forget_end_mark(self) -> None:
-        """An end mark alone need not be delivered to a peer that takes nothing."""
+        """An end mark alone need not be delivered to a peer that takes nothing.
+
+        In a spool it stays: a peer that takes it later would miss what is retired, and call that a loss.
+        """
         if self.ended and not self.undelivered:
-            self.spool.retire(self.spool.end)
+            self._mark_forgotten = True
             self._marked = False
 
     def meet(self, peer: Hello) -> None:

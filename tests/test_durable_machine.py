@@ -81,7 +81,7 @@ SMALL = {
 
 
 WORLD = settings(
-    max_examples=150,
+    max_examples=250,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -425,10 +425,10 @@ class World(RuleBasedStateMachine):
 
     @rule(side=SIDE)
     def end_and_begin_the_next(self, side: int) -> None:
-        self.accept(side, [*self._rest_of_message(side), END])
+        self.accept(side, [END])
 
     def _rest_of_message(self, side: int) -> list[Piece]:
-        """What a message still needs: who wants whole messages drops one that is never finished."""
+        """What a message still needs: who wants whole messages waits for it."""
         self.hosts[side].up()
         return [Piece(Kind.BLOB, 0, self.payload(9))] if self.hosts[side].stands[-1].more else []
 
@@ -438,10 +438,8 @@ class World(RuleBasedStateMachine):
         process = host.up()
         if process.link.sending.ended:
             return
-        rest = self._rest_of_message(side)
-        host.give([*rest, END])
+        host.give([END])
         with process:
-            process.link.accept(rest)
             process.link.end_input()
 
     @rule(side=SIDE, count=st.integers(1, 3))
@@ -484,21 +482,28 @@ class World(RuleBasedStateMachine):
     def flow(self, which: int) -> None:
         run(self.connections[which % len(self.connections)])
 
-    @rule(sizes=SIZES, rounds=ROUNDS, seconds=SECONDS)
-    def work(self, sizes: list[int], rounds: int, seconds: float) -> None:
+    @rule(sizes=SIZES, rounds=ROUNDS, seconds=SECONDS, late=st.booleans())
+    def work(self, sizes: list[int], rounds: int, seconds: float, late: bool) -> None:
         """Both sides have something to say, and everything goes on for a while."""
         for side in (0, 1):
             self.lines(side, sizes)
-        self._work(rounds, seconds)
+        self._work(rounds, seconds, late=late)
 
-    def _work(self, rounds: int, seconds: float) -> None:
+    def _work(self, rounds: int, seconds: float, *, late: bool) -> None:
+        """Whoever hears of a commit `late` hears what came from the network meanwhile before."""
         for turn in range(rounds):
             if not any(self._is_up(connection) for connection in self.connections):
                 run(*self.connections)
                 self.connect(turn % 2)
             run(*self.connections)
             for host in self.hosts:
-                self._commit_all(host.up())
+                process = host.up()
+                if late:
+                    process.hear()
+                    while process.step():
+                        pass
+                else:
+                    self._commit_all(process)
             self._advance(seconds)
 
     @staticmethod
@@ -525,16 +530,16 @@ class World(RuleBasedStateMachine):
             if host.process is not None:
                 host.process.advance(seconds)
 
-    @rule(side=SIDE, label=st.sampled_from(LABELS), passages=st.integers(1, 3), sizes=SIZES, rounds=ROUNDS, seconds=SECONDS)
-    def crash_at(self, side: int, label: str, passages: int, sizes: list[int], rounds: int, seconds: float) -> None:
+    @rule(side=SIDE, label=st.sampled_from(LABELS), passages=st.integers(1, 3), sizes=SIZES, rounds=ROUNDS, late=st.booleans())
+    def crash_at(self, side: int, label: str, passages: int, sizes: list[int], rounds: int, late: bool) -> None:
         """The process dies when it passes this label so often, now or later."""
         self.hosts[side].up().armed = (label, passages)
-        self.work(sizes, rounds, seconds)
+        self.work(sizes, rounds, 0.03, late)
 
     @rule(side=SIDE, label=st.sampled_from(["R2", "R5", "R6", "R7", "S1", "S2", "S3"]), sizes=SIZES)
     def both_crash(self, side: int, label: str, sizes: list[int]) -> None:
         """In the middle of a commit, which the other side does not outlive either."""
-        self.crash_at(side, label, 1, sizes, 2, 0.0)
+        self.crash_at(side, label, 1, sizes, 2, late=False)
         self.crash((1 - side,), power=False)
 
     @rule(sides=st.sampled_from([(0,), (1,), (0, 1)]), power=st.booleans())
@@ -577,9 +582,9 @@ class World(RuleBasedStateMachine):
     @rule(side=SIDE, where=st.sampled_from(["spool", "output", "commit"]), sizes=SIZES, rounds=ROUNDS)
     def be_full_for_a_while(self, side: int, where: str, sizes: list[int], rounds: int) -> None:
         self.fill(side, where)
-        self.work(sizes, rounds, 0.2)
+        self.work(sizes, rounds, 0.2, late=False)
         self.fill(side, "")
-        self._work(3, 0.5)
+        self._work(3, 0.5, late=False)
 
     @rule(side=SIDE)
     def move_file_away(self, side: int) -> None:
@@ -661,7 +666,7 @@ class World(RuleBasedStateMachine):
             if anew:
                 connection.cut()
         for _ in range(1000):
-            self._work(1, 0.25)
+            self._work(1, 0.25, late=False)
             if not (self._left(0) or self._left(1)):
                 break
         for side, host in enumerate(self.hosts):
