@@ -190,6 +190,13 @@ class OutputShared(MySocketError):
     status = MISSING
 
 
+class OutputDeleted(MySocketError):
+    """{where} was deleted while it was written: what was in it is lost. Stopped, so that nothing more is. To begin a new file,
+    move the old one away and send SIGHUP."""
+
+    status = MISSING
+
+
 class OtherPeerWaits(MySocketError):
     """{waiting} in {spool} wait for {ours}; not sent to {theirs}. Deliver them first (--peer {ours}), or use another --spool for
     the other peer."""

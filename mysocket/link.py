@@ -139,7 +139,7 @@ class Link:
     @property
     def room(self) -> int:
         """Bytes of input that may be accepted; not positive: wait (:meth:`when_room`)."""
-        return self.sending.spool.room
+        return self.sending.room(self.clock.seconds())
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call ``call`` whenever there is room again."""
@@ -150,7 +150,7 @@ class Link:
 
         :return: the position behind them; ``sending.on_acknowledged`` names it or a later one when they have arrived.
         """
-        self.sending.accept(pieces)
+        self.sending.accept(pieces, self.clock.seconds())
         self._check_taker()
         self.settle()
         return self.sending.spool.end
@@ -396,9 +396,7 @@ class Link:
     def _arm(self) -> None:
         now = self.clock.seconds()
         deadlines = [session.next_deadline() for session in self._carriers if not session.is_over]
-        due = self.receiving.ack_due(now)
-        if due is not None:
-            deadlines.append(due)
+        deadlines += [when for when in (self.receiving.ack_due(now), self.sending.paused_until) if when is not None]
         active = self._timer is not None and self._timer.active()
         if not deadlines:
             if active and self._timer is not None:
@@ -416,6 +414,7 @@ class Link:
         self._timer = None
         for carrier in self.connections:
             carrier.tick()
+        self.sending.end_pause(self.clock.seconds())
         self.settle()
 
     # Leaving --------------------------------------------------------------------------------------------------------------------

@@ -182,9 +182,9 @@ class Node:
     def broken_off(self, link: Link) -> None:
         self.on_broken_off(link)
 
-    def _make_link(self, key: bytes) -> Link:
+    def _make_link(self, key: bytes, place: bytes = b"") -> Link:
         character, durable = self.character, self.spool
-        own = self._gets_own_input(key)
+        own = self._gets_own_input(key, place)
         spool: Spool = durable if durable is not None and own else MemorySpool(self._random(ID_SIZE), long=character.max_message)
         hello = Hello(
             node=self.id,
@@ -209,13 +209,15 @@ class Node:
         self.links[key] = link
         return link
 
-    def _gets_own_input(self, key: bytes) -> bool:
-        """The own input of a hub goes to the first node that comes, or to the one for which some of it waits in the spool."""
+    def _gets_own_input(self, key: bytes, place: bytes) -> bool:
+        """The own input of a hub goes to the first node that comes, or to the one for which some of it waits in the spool, or
+        that has lost its own there."""
         if self._own_link is not None:
             return False
         if not key or self.spool is None or self.spool.recipient is None or self.spool.retired == self.spool.end:
             return True
-        return self.spool.recipient.node == key
+        recipient = self.spool.recipient
+        return recipient.node == key or bool(place) and recipient.place == place
 
     def renew(self, link: Link, error: StateLoss) -> bool:
         if not self.character.accept_loss or self.spool is None or link is not self._own_link:
@@ -238,7 +240,7 @@ class Node:
             if self.character.hub and (linked := self.links.get(entry.node)) is not None and linked.linked:
                 continue  # whoever is here has not been replaced
             at_home = entry.place == hello.place if hello.place and entry.place else entry.name == hello.name
-            if entry.node == hello.node or not self.character.hub or entry.durable and at_home:
+            if entry.node == hello.node or not self.character.hub or entry.durable and hello.durable and at_home:
                 return entry
         return None
 
@@ -268,6 +270,8 @@ class Node:
         except StateLoss as error:
             if fresh:
                 del self.links[hello.node]
+                if self._own_link is link:
+                    self._own_link = None
                 self._finished = PeerFacts(hello.input, Progress.BROKEN)
             self.fail(link, error)
             self.strangers.turn_away(carrier, Reason.STATE_LOSS, error.text)
@@ -281,7 +285,7 @@ class Node:
         """The link for a node, or why there is none."""
         if self.character.hub:
             known = self.links.get(hello.node)
-            return known if known is not None else self._make_link(hello.node), ""
+            return known if known is not None else self._make_link(hello.node, hello.place), ""
         link = self.links[b""]
         if not link.linked or link.peer is None or link.peer.node == hello.node:
             return link, ""

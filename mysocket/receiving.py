@@ -105,10 +105,8 @@ class Receiving:
                     "sends now is another one; what waited there is lost"
                 )
             self._loss_accepted = True
-            self.inbox.forget()
-            self._forget(before)
             return f"accepted: {peer.name or 'the peer'} sends a new stream; the one before stood at position {position} here"
-        if self.progress is not Progress.OPEN or self.broken:
+        if self.progress is not Progress.OPEN or self.broken or entry is not None and entry.durable:
             return None
         self.broken = True
         return f"the stream of {peer.name or 'the peer'} was broken off at position {position}: data is missing"
@@ -145,6 +143,11 @@ class Receiving:
             # Another stream waits until the sink has the one before: positions of the two must not meet.
             self._waiting = (session, frame)
             return None
+        known = self._ledger.find(frame.stream) if self._ledger is not None else None
+        if known is not None and frame.stream != self.inbox.stream:
+            # It comes back behind another stream, which lived in memory and so is over.
+            self._replaced(self.inbox.stream)
+            self._restore(known)
         return self.inbox.attach(session, frame.stream, self.window())
 
     def start(self, session: Session, frame: Start) -> BrokenOff | None:
@@ -162,13 +165,24 @@ class Receiving:
             if self._ledger is not None and self._ledger.repeats and self._sink is not None and self._sink.repeats:
                 self.repeats_until = frame.position + MAX_REPEAT
         elif before != self.inbox.stream:
-            self._forget(before)
+            if self._replaced(before):
+                broken = None
             self.repeats_until = 0
         self.broken = self.broken or broken is not None
         if self._assembler is not None and self.inbox.taken == self.inbox.committed:
             self._assembler.clear()
         self.over = False
         return broken
+
+    def _replaced(self, stream: bytes | None) -> bool:
+        """Another stream takes the place of ``stream``. True: that was durable, so nothing of it is missing: it may come back, or
+        its loss is accepted."""
+        entry = self._ledger.find(stream) if self._ledger is not None and stream is not None else None
+        durable = entry is not None and entry.durable
+        if stream is not None and (self._loss_accepted or not durable):
+            self._forget(stream)
+        self._loss_accepted = False
+        return durable
 
     def take(self, session: Session, batch: Batch, origin: Origin) -> None:
         """A batch has come.

@@ -15,6 +15,10 @@ from mysocket.spool.interface import Recipient, Spool
 
 #: Parts that are handed to a carrier at once; the kernel takes at most 1024 (IOV_MAX).
 PARTS = 256
+#: With so many bytes waiting and a peer that takes them, the input pauses for so many seconds behind each read: what a fast peer
+#: gets never has to be read from the disk again, and for a slow one the input still runs ahead, by 50 MB/s.
+RUN_AHEAD = 16 * 1024 * 1024
+PAUSE = 0.005
 
 
 class Sending:
@@ -36,6 +40,10 @@ class Sending:
         self.on_acknowledged: Callable[[int], None] = lambda position: None
         # There is an end to speak of: an END was appended, or an earlier process left something to deliver.
         self._marked = bool(self.outbox.unacknowledged)
+        # What waits was for the recipient: it was linked in this process, or it left something undone in an earlier one.
+        self._bound = bool(self.outbox.unacknowledged)
+        #: The input pauses until then (seconds), or not at all.
+        self.paused_until: float | None = None
         self._mark_forgotten = False  # nobody waits for its acknowledgement
         spool.on_change = self._changed
 
@@ -58,10 +66,24 @@ class Sending:
         """There is nothing (more) to tell the peer: it has heard BYE(done), or need not."""
         return not self._marked or not self.delivered or self.outbox.said_done
 
-    def accept(self, pieces: Iterable[Piece]) -> None:
+    def accept(self, pieces: Iterable[Piece], now: float) -> None:
         """Take pieces of the own input."""
         for piece in pieces:
             self.spool.append(piece)
+        if self.outbox.started and self.outbox.unacknowledged > RUN_AHEAD:
+            self.paused_until = now + PAUSE
+
+    def room(self, now: float) -> int:
+        """Bytes of input that may be accepted now."""
+        if self.paused_until is not None and now < self.paused_until and self.outbox.unacknowledged > RUN_AHEAD:
+            return 0
+        return self.spool.room
+
+    def end_pause(self, now: float) -> None:
+        """Let the input go on, if its pause is over."""
+        if self.paused_until is not None and now >= self.paused_until:
+            self.paused_until = None
+            self._offer_room()
 
     def end(self, *, mark: bool) -> None:
         """The own input has ended, with an end mark or, if nobody waits for one, without."""
@@ -86,11 +108,14 @@ class Sending:
             but its place; what it misses shows in its RESUME.
         """
         known = self.spool.recipient
-        if known is not None and known.node != peer.node and self.outbox.unacknowledged:
-            if not known.place or known.place != peer.place:
+        if known is not None and known.node != peer.node and not (known.place and known.place == peer.place):
+            if self._bound and self.outbox.unacknowledged:
                 raise AnotherPeer(ours=known.node.hex(), theirs=peer.node.hex())
-        if peer.durable and peer.takes and (known is None or known.node != peer.node):
-            self.spool.remember(Recipient(peer.node, peer.place, peer.name))
+            self.spool.begin_here()
+        if peer.durable and peer.takes:
+            self._bound = True
+            if known is None or known.node != peer.node:
+                self.spool.remember(Recipient(peer.node, peer.place, peer.name))
 
     def attach(self, sessions: Iterable[Session], peer: Hello | None) -> None:
         """Attach the stream to the first session that is up, if it needs one and the peer takes it."""

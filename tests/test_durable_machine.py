@@ -457,11 +457,12 @@ class World(RuleBasedStateMachine):
     def commit(self, side: int) -> None:
         self._commit_all(self.hosts[side].up())
 
-    def _commit_all(self, process: Process) -> bool:
-        moved = False
-        while not process.dead and (process.step() or process.hear()):
-            moved = True
-        return moved
+    @staticmethod
+    def _commit_all(process: Process) -> None:
+        for _ in range(10_000):
+            if process.dead or not (process.step() or process.hear()):
+                return
+        raise AssertionError("it does not come to rest")
 
     @rule(dialler=SIDE)
     def connect(self, dialler: int) -> None:

@@ -75,11 +75,6 @@ class Inbox:
         self._chain, self.at_end = mark.chain, mark.at_end
         self._marks.clear()
 
-    def forget(self) -> None:
-        """Know no stream any more."""
-        self.restore(b"", Mark(0, 0, False))
-        self.stream = None
-
     def attach(self, session: Session, stream: bytes, window: int) -> Session | None:
         """Answer ATTACH with RESUME; ``window`` is granted in bytes beyond what is committed.
 

@@ -127,7 +127,7 @@ class JsonFormat:
                 fields["text"] = message.payload.decode()
             except UnicodeDecodeError:
                 fields["base64"] = base64.b64encode(message.payload).decode()
-            if message.position <= origin.repeats_until:
+            if message.position - len(message.payload) <= origin.repeats_until:
                 fields["maybe_repeat"] = True
             lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
         return "".join(lines).encode()

@@ -83,6 +83,8 @@ class Ends:
         self._writer: Writer | None = None
         self._output_fd: int | None = None
         self.input_ended = False
+        #: Nothing that was to be written was left when the output was closed.
+        self.all_written = True
         if self.stays:
             self.input = Input.OPEN
         elif stdin in (What.CLOSED, What.NULL):
@@ -193,6 +195,7 @@ class Ends:
         if self._private_input is not None:
             self._private_input.close()
         if self._writer is not None:
+            self.all_written = self._writer.idle
             self._writer.close()
         if self._output_fd is not None:
             os.close(self._output_fd)

@@ -105,6 +105,8 @@ class LinkService(EndpointService):
         return Own.ENDED if ended else Own.OPEN
 
     def undelivered(self) -> int:
+        if self.settings.recv_only:
+            return 0
         if self._spool is not None:
             return max(0, self._spool.end - self._spool.retired - self._spool.at_end_mark)
         return self._own_link.sending.undelivered if self._own_link is not None else 0
@@ -227,7 +229,7 @@ class LinkService(EndpointService):
                 closed.callback(None)
 
         patience = self.reactor.callLater(SETTLE_TIME, closed.callback, None)
-        self._spool.close(done)
+        self._spool.close(done, all_written=self.ends.all_written)
         return closed
 
     def name_undelivered(self) -> None:

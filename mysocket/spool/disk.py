@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -79,12 +80,16 @@ class DiskLedger:
         self._untouched.discard(entry.stream)
         self._committer.give(Enter(entry, entered))
 
-    def close(self) -> bool:
-        """Keep what may still be repeated; False if that cannot be told of streams that have no entry yet."""
+    @property
+    def knows_repeats(self) -> bool:
+        """Do the entries say all that may be repeated? Not of a stream that was killed before it had one."""
+        return bool(self._entries) or not self.repeats
+
+    def keep_repeats(self) -> None:
+        """Keep what may still be repeated of streams that did not come in this process."""
         for stream in self._untouched & self._entries.keys():
             entry = self._entries[stream]
             self._committer.give(Change(partial(Changes.enter, entry=entry), lambda: None))
-        return bool(self._entries) or not self.repeats
 
     def forget(self, stream: bytes) -> None:
         if self._entries.pop(stream, None) is not None:
@@ -130,7 +135,10 @@ class DiskSpool:
         directory: Directory,
         store: Store,
         state: State,
+        entries: dict[bytes, Entry],
         *,
+        recipient: Recipient | None,
+        bookmarks: dict[str, bytes],
         host: str,
         capacity: int,
         long: int,
@@ -146,13 +154,13 @@ class DiskSpool:
         self.began = state.began
         self.retired = state.retired
         self.committed = self.end = state.end
-        self.recipient = _recipient(state)
+        self.recipient = recipient
         self.peer_text = state.peer.get("text", "")
         self.on_change: Callable[[], None] = lambda: None
         self.on_full: Callable[[str], None] = lambda where: None
         self.on_failure: Callable[[MySocketError], None] = lambda error: None
         #: Where each input stood when this process began.
-        self.bookmarks = store.bookmarks()
+        self.bookmarks = bookmarks
         self._capacity = capacity
         self._long = long
         self._more = state.more
@@ -174,7 +182,7 @@ class DiskSpool:
         self._resumed = state.retired
         self._closed = False
         self._committer = Committer(store, listener=self, post=post, output=output, now=now)
-        self._ledger = DiskLedger(self._committer, store.entries(), repeats=not state.clean)
+        self._ledger = DiskLedger(self._committer, entries, repeats=not state.clean)
         self.ledger: Ledger = self._ledger
         self.output = SpoolOutput(self._committer) if output is not None else None
         #: What to tell the user of the output file, or nothing.
@@ -188,10 +196,14 @@ class DiskSpool:
         """Commit one group in the calling thread, which must be the only one; True if there was anything to do."""
         return self._committer.step(wait=False)
 
-    def close(self, done: Callable[[], None]) -> None:
-        """Commit what can be committed, close everything, then call ``done``. Nothing may be given any more."""
+    def close(self, done: Callable[[], None], *, all_written: bool = True) -> None:
+        """Commit what can be committed, close everything, then call ``done``. Nothing may be given any more.
+
+        :param all_written: what is not committed was not written, either.
+        """
         self._closed = True
-        self._committer.close(done, clean=self._ledger.close())
+        self._ledger.keep_repeats()
+        self._committer.close(done, clean=all_written and self._ledger.knows_repeats)
 
     # The own stream -------------------------------------------------------------------------------------------------------------
 
@@ -327,8 +339,16 @@ class DiskSpool:
             waiting = f"{self.end - self.retired} bytes"
             raise OtherPeerWaits(waiting=waiting, spool=self.path, ours=self.peer_text, theirs=text)
         if text != self.peer_text:
+            if self.peer_text:
+                self.recipient = None
+                self.begin_here()
             self.peer_text = text
             self._keep_peer()
+
+    def begin_here(self) -> None:
+        node, stream, began = self.node, self.stream, self.retired
+        self.began = began
+        self._committer.give(Change(lambda changes: changes.identity(node, stream, began), lambda: None))
 
     def _keep_peer(self) -> None:
         fields = {"text": self.peer_text}
@@ -404,9 +424,15 @@ def open_spool(
                 Store.make(directory, random_bytes(ID_SIZE), random_bytes(ID_SIZE))
             except (OSError, lmdb.Error) as problem:
                 raise _not_written(directory, problem) from None
+        elif directory.check(NEW):
+            os.unlink(NEW, dir_fd=directory.fd)  # a process was killed while it made the file smaller
         store = Store(directory, capacity)
         undo.callback(store.close)
-        state = store.state()
+        try:
+            state, entries, bookmarks = store.state(), store.entries(), store.bookmarks()
+            recipient = _recipient(state)
+        except (lmdb.Error, struct.error, ValueError, LookupError) as problem:
+            raise CannotOpen(f"{problem}; it is damaged", where=f"the spool {path}") from None
         file = OutputFile(output, state.output, accept_loss=accept_loss) if output is not None else None
         if file is not None:
             undo.callback(file.close)
@@ -419,7 +445,19 @@ def open_spool(
         except lmdb.Error as problem:
             raise _not_written(directory, problem) from None
         spool = DiskSpool(
-            directory, store, state, host=host, capacity=capacity, long=long, post=post, now=now, wall=wall, output=file
+            directory,
+            store,
+            state,
+            entries,
+            recipient=recipient,
+            bookmarks=bookmarks,
+            host=host,
+            capacity=capacity,
+            long=long,
+            post=post,
+            now=now,
+            wall=wall,
+            output=file,
         )
         undo.pop_all()
     return spool

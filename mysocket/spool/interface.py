@@ -71,6 +71,9 @@ class Spool(Interface):
     def remember(self, recipient: Recipient) -> None:
         """Keep whom the stream is for."""
 
+    def begin_here(self) -> None:
+        """The stream goes to somebody else from now on, who need not know what is retired."""
+
     def messages(self) -> int | None:
         """How many messages wait, if that can be told at once."""
 

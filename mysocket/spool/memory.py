@@ -78,5 +78,8 @@ class MemorySpool:
     def remember(self, recipient: Recipient) -> None:
         self.recipient = recipient
 
+    def begin_here(self) -> None:
+        self.began = self.retired
+
     def messages(self) -> int | None:
         return sum(count(batch) for batch in self._batches.values())

@@ -17,7 +17,7 @@ from typing import Any
 
 from mysocket import failpoints
 from mysocket.core.batch import Bytes
-from mysocket.errors import CannotOpen, DiskFailed, OutputShared, OutputShortened
+from mysocket.errors import CannotOpen, DiskFailed, OutputDeleted, OutputShared, OutputShortened
 
 #: Buffers in one writev (IOV_MAX is 1024).
 BUFFERS = 256
@@ -33,7 +33,7 @@ class OutputFile:
     """
 
     def __init__(self, path: str, row: dict[str, Any], *, accept_loss: bool = False) -> None:
-        self.path = os.path.abspath(path)
+        self.path = os.path.realpath(path)
         #: What to tell the user, or nothing.
         self.news = ""
         self._fd, made = self._open()
@@ -64,12 +64,12 @@ class OutputFile:
             except FileExistsError:
                 fd, made = os.open(self.path, flags | os.O_CREAT, 0o666), False
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if made:
-                directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+            # Whoever made it, maybe a moment ago: its name has to survive as well.
+            directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
         except BlockingIOError:
             os.close(fd)
             raise CannotOpen("another mysocket writes to it", where=self.path) from None
@@ -131,16 +131,18 @@ class OutputFile:
         """Make what is written safe.
 
         :raises DiskFailed: nobody knows what of it is.
-        :raises OutputShared: somebody else writes to the file.
+        :raises OutputShared, OutputDeleted: somebody else has a hand in the file.
         """
         try:
             os.fdatasync(self._fd)
         except OSError as problem:
             failpoints.reach("D2")
             raise DiskFailed(problem.strerror or str(problem), where=self.path) from None
-        size = os.fstat(self._fd).st_size
-        if size != self.length:
-            raise OutputShared(where=self.path, size=size, length=self.length)
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            raise OutputDeleted(where=self.path)
+        if status.st_size != self.length:
+            raise OutputShared(where=self.path, size=status.st_size, length=self.length)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -139,7 +139,7 @@ class Store:
             max_dbs=4,
         )
         # A file that was cut short would kill this process where it is read (SIGBUS: it is mapped). Zeros are an error to LMDB.
-        if self.size < (whole := (self._env.info()["last_pgno"] + 1) * PAGE):
+        if self.size < (whole := (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]):
             os.truncate(self.directory.file(SPOOL), whole)
         self._outbox, self._received, self._bookmarks, self._meta = (
             self._env.open_db(name, create=False) for name in (b"outbox", b"received", b"bookmarks", b"meta")

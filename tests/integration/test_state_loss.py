@@ -180,3 +180,36 @@ def test_what_waits_is_not_sent_to_another_node(them: Pair) -> None:
         other.wait_status(4)
     them.deliver(b"")
     assert them.output.read_bytes() == TEN + MORE
+
+
+def test_a_run_without_a_spool_takes_nothing_from_the_durable_stream(them: Pair) -> None:
+    """The row of the durable stream stays, in a hub and with --peer: it comes back, and nothing of it is missing or twice."""
+    them.deliver(TEN)
+    with them.receiver(), mysocket("--peer", f"127.0.0.1:{them.receiver_port}", stdin=b"in between\n") as other:
+        other.wait_status(0)
+    them.deliver(MORE)
+    assert them.output.read_bytes() == TEN + b"in between\n" + MORE
+
+
+def test_a_hub_tells_senders_of_one_host_apart(tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out"
+    for spool, data in (("a", TEN), ("", b"in between\n"), ("a", MORE)):
+        with mysocket("-p", port, "--recv-only", "--spool", tmp_path / "hub", "--output", out, stdin=DEVNULL) as hub:
+            options = ("--spool", tmp_path / spool) if spool else ()
+            with mysocket("--peer", f"127.0.0.1:{port}", *options, stdin=data) as sender:
+                acquaint(hub, sender)
+                sender.wait_status(0)
+                hub.wait_status(0)
+    assert out.read_bytes() == TEN + b"in between\n" + MORE
+
+
+def test_a_spool_in_which_nothing_waits_may_go_to_another_peer(them: Pair) -> None:
+    them.deliver(TEN)
+    port = free_port()
+    to = ("--peer", f"127.0.0.1:{port}", "--spool", them.directory / "a")
+    with mysocket("-p", port, "--recv-only", "--spool", them.directory / "other", stdin=DEVNULL) as other:
+        with mysocket(*to, stdin=MORE) as sender:
+            acquaint(sender, other)
+            sender.wait_status(0)
+            other.wait_status(0)
+    assert other.stdout == MORE

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -10,12 +14,13 @@ import pytest
 from mysocket.core.batch import MAX_PAYLOAD, Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import DiskFailed, MySocketError
+from mysocket.spool import committer
 from mysocket.spool.committer import GROUP, RETIRE_DELAY
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
 from mysocket.spool.space import RETRY
 from mysocket.spool.store import Changes, Store
-from tests.support.spools import close, kill, opened, read_all, settle, store_of
+from tests.support.spools import close, committer_of, kill, opened, read_all, settle, store_of
 
 BLOCK = Piece(Kind.LINES, 0, b"x" * (MAX_PAYLOAD - 1) + b"\n")
 
@@ -201,3 +206,176 @@ def test_many_small_ones_are_retired_in_several_transactions(timed: Timed) -> No
     settle(spool)
     assert retired_on_disk(spool) == 20_000
     close(spool)
+
+
+# Order, and what waits ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_refused_keeps_its_order(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, done = timed.spool, []
+    monkeypatch.setattr(Store, "free", 0)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    for position in (5, 6):
+        entry = Entry(b"t" * 16, b"n" * 16, b"", True, "", Mark(position, 7, False), 0.0)
+        spool.ledger.commit(entry, lambda position=position: done.append(position))  # type: ignore[misc]
+        settle(spool)
+    monkeypatch.undo()
+    assert not done
+    done += enter(spool, 7)
+    timed.time += RETRY
+    settle(spool)
+    assert done == [5, 6] and store_of(spool).entries()[b"t" * 16].mark.position == 7
+    assert timed.full == [timed.full[0], ""] and str(spool.path) in timed.full[0]
+    close(spool)
+
+
+def test_what_is_retired_is_deleted_though_it_was_refused_once(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = timed.spool
+    for _ in range(3):
+        spool.append(Piece(Kind.LINES, 0, b"one\n"))
+    settle(spool)
+    read_all(spool, 0)
+    monkeypatch.setattr(Store, "free", 0)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    spool.retire(8)
+    timed.time += RETIRE_DELAY
+    settle(spool)
+    monkeypatch.undo()
+    assert retired_on_disk(spool) == 0 and not timed.failures
+    timed.time += RETRY
+    settle(spool)
+    assert retired_on_disk(spool) == 8
+    close(spool)
+
+
+def test_entries_and_small_things_are_bounded_as_well(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that sends single letters must not make one commit of a million of them."""
+    monkeypatch.setattr(committer, "GROUP_ITEMS", 5)
+    spool = timed.spool
+    for position in range(1, 13):
+        enter(spool, position)
+    found = []
+    while spool.step():
+        found.append(store_of(spool).entries()[b"t" * 16].mark.position)
+    assert found[:3] == [5, 10, 12]
+    close(spool)
+
+
+def test_questions_are_answered_between_commits(timed: Timed) -> None:
+    """They see what is committed before, whatever has come since."""
+    spool, counts = timed.spool, []
+    spool.append(Piece(Kind.LINES, 0, b"one\n"))
+    settle(spool)
+    spool.append(Piece(Kind.LINES, 0, b"two\n"))
+    spool.count(counts.append)
+    settle(spool)
+    assert counts == [1] and spool.committed == 8
+    close(spool)
+
+
+def test_a_disk_that_has_failed_is_not_asked_again_and_nobody_waits_for_it(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, told = timed.spool, []
+    spool.append(BLOCK)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    settle(spool)
+    monkeypatch.undo()
+    spool.retire(spool.end)
+    spool.flush(lambda: told.append("flushed"))
+    settle(spool)
+    assert told == ["flushed"] and len(timed.failures) == 1
+    assert committer_of(spool)._patience() is None, "there is nothing to wait for"
+    spool.close(lambda: told.append("closed"))
+    settle(spool)
+    assert told == ["flushed", "closed"]
+
+
+def test_who_flushes_is_not_kept_waiting_by_a_full_disk(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, told = timed.spool, []
+    monkeypatch.setattr(Store, "free", 0)
+    spool.append(BLOCK)
+    spool.flush(lambda: told.append(spool.committed))
+    settle(spool)
+    assert told == [0] and spool.uncommitted == MAX_PAYLOAD
+    assert committer_of(spool)._patience() == RETRY
+    close(spool)
+
+
+def test_it_sleeps_until_there_is_something_to_do(timed: Timed) -> None:
+    spool, patience = timed.spool, committer_of(timed.spool)._patience
+    settle(spool)
+    assert patience() is None
+    spool.append(Piece(Kind.LINES, 0, b"one\n"))
+    settle(spool)
+    read_all(spool, 0)
+    timed.time += 100
+    settle(spool)
+    spool.retire(4)
+    assert patience() == pytest.approx(RETIRE_DELAY)
+    timed.time += 100
+    settle(spool)
+    timed.time += 100
+    settle(spool)
+    assert patience() is None and retired_on_disk(spool) == 4
+    close(spool)
+
+
+def test_a_thread_that_breaks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may wait for ever for a thread that is no more."""
+    posted: queue.Queue[Callable[[], None]] = queue.Queue()
+    failures: list[MySocketError] = []
+    spool = opened(tmp_path / "spool", post=posted.put)
+    spool.on_failure = failures.append
+    monkeypatch.setattr(threading, "excepthook", lambda problem: None)
+
+    def break_down(self: Store, position: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Store, "batches", break_down)
+    spool.start()
+    spool.count(lambda count: None)
+    posted.get(timeout=30)()
+    assert "ZeroDivisionError" in str(failures[0])
+    thread = committer_of(spool)._thread
+    assert thread is not None
+    thread.join(30)
+    assert not thread.is_alive()
+    kill(spool)
+
+
+def test_the_thread_wakes_for_everything(tmp_path: Path) -> None:
+    """Each kind of work, given to a thread that sleeps."""
+    posted: queue.Queue[Callable[[], None]] = queue.Queue()
+    spool = opened(tmp_path / "spool", post=posted.put, now=time.monotonic, output=tmp_path / "out")
+    spool.start()
+    assert spool.output is not None
+    told: list[object] = []
+
+    def until(condition: Callable[[], object]) -> None:
+        while not condition():
+            posted.get(timeout=30)()
+
+    spool.append(Piece(Kind.LINES, 0, b"one\n"))
+    until(lambda: spool.committed == 4)
+    spool.append(Piece(Kind.LINES, 0, b"two\n"))
+    until(lambda: spool.committed == 8)
+    spool.count(told.append)
+    until(lambda: told == [2])
+    spool.output.write(b"three\n", lambda: None)
+    done = enter(spool, 6)
+    until(lambda: done)
+    read_all(spool, 0)
+    room = spool.room
+    spool.retire(4)
+    until(lambda: spool.room > room)
+    spool.flush(lambda: told.append("flushed"))
+    until(lambda: "flushed" in told)
+    (tmp_path / "out").rename(tmp_path / "away")
+    spool.output.reopen()
+    spool.flush(lambda: told.append("reopened"))
+    until(lambda: "reopened" in told)
+    assert (tmp_path / "out").read_bytes() == b"" and (tmp_path / "away").read_bytes() == b"three\n"
+    spool.close(lambda: told.append("closed"))
+    until(lambda: "closed" in told)
+    spool = opened(tmp_path / "spool")
+    assert (spool.retired, spool.end) == (4, 8)
+    kill(spool)

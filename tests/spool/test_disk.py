@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mysocket.core.batch import END, MAX_PAYLOAD, Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import OtherPeerWaits
+from mysocket.spool import committer, disk
+from mysocket.spool.committer import FETCH_BATCHES
 from mysocket.spool.disk import AHEAD, UNCOMMITTED, DiskSpool, place_of
 from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import MAX_REPEAT, Entry
+from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.store import Store
 from tests.support.spools import close, committer_of, kill, opened, read_all, settle, store_of
 
@@ -340,3 +346,174 @@ def test_the_thread_commits_by_itself(path: Path) -> None:
     assert closed.wait(30)
     assert committer_of(spool)._thread is not None
     assert isinstance(store_of(spool), Store)
+
+
+# Fetching -----------------------------------------------------------------------------------------------------------------------
+
+
+def later(path: Path, **options: int) -> tuple[DiskSpool, deque[Callable[[], None]]]:
+    """A spool with ten batches of ten bytes that an earlier process left, and what it has to tell the reactor."""
+    spool = opened(path)
+    for number in range(10):
+        spool.append(line(b"%d" % number * 9 + b"\n"))
+    close(spool)
+    posted: deque[Callable[[], None]] = deque()
+    return opened(path, post=posted.append, **options), posted
+
+
+def end(spool: DiskSpool, posted: deque[Callable[[], None]]) -> None:
+    """End a spool whose posts wait."""
+    spool.close(lambda: None)
+    settle(spool)
+
+
+def test_what_was_fetched_for_another_place_is_no_answer(path: Path) -> None:
+    """Two connections, one after the other, resume at two places: the first answer comes when the second is waited for."""
+    spool, posted = later(path)
+    assert not spool.seek(30)
+    settle(spool)
+    assert not spool.seek(60)
+    posted.popleft()()
+    assert not spool.seek(60), "what is known of 30 says nothing of 60"
+    settle(spool)
+    posted.popleft()()
+    assert spool.seek(60) and spool.chain_at(60) is not None
+    assert [batch.start for batch in read_all(spool, 60)] == [60, 70, 80, 90]
+    end(spool, posted)
+
+
+def test_a_place_that_is_asked_for_again_after_another(path: Path) -> None:
+    spool, posted = later(path)
+    for position in (30, 60, 30):
+        assert not spool.seek(position)
+    settle(spool)
+    while posted:
+        posted.popleft()()
+    assert spool.seek(30) and [batch.start for batch in read_all(spool, 30)][:3] == [30, 40, 50]
+    end(spool, posted)
+
+
+def test_who_waits_hears_when_it_is_fetched(path: Path) -> None:
+    spool, posted = later(path)
+    changes: list[bool] = []
+    spool.on_change = lambda: changes.append(spool.seek(30))
+    assert not spool.seek(30)
+    settle(spool)
+    assert not changes
+    posted.popleft()()
+    assert changes == [True]
+    end(spool, posted)
+
+
+def test_what_is_committed_while_older_ones_are_fetched_comes_behind_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "FETCH", 20)
+    spool, posted = later(path)
+    assert spool.seek(0) and spool.read(0) is None
+    spool.append(line(b"the eleventh\n"))
+    settle(spool)
+    for call in (posted.pop, posted.popleft):  # the reactor hears of the commit first
+        call()()
+    starts = []
+    for _ in range(20):
+        while (batch := spool.read(starts[-1] + 10 if starts else 0)) is not None:
+            starts.append(batch.start)
+        settle(spool)
+        while posted:
+            posted.popleft()()
+    assert starts == list(range(0, 101, 10))
+    end(spool, posted)
+
+
+def test_a_long_backlog_is_fetched_in_portions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bytes, and of batches: a backlog of single letters must not take all memory."""
+    read: list[int] = []
+    real = Store.batches
+
+    def batches(self: Store, position: int) -> Iterator[Any]:
+        for found in real(self, position):
+            read.append(found[0].start)
+            yield found
+
+    monkeypatch.setattr(Store, "batches", batches)
+    spool = opened(path)
+    for number in range(FETCH_BATCHES + 100):
+        spool.append(line(b"\n"))
+        if number % 5000 == 0:
+            settle(spool)
+    close(spool)
+    assert not read
+    spool = opened(path)
+    assert not read, "starting again takes no longer with a backlog"
+    assert spool.seek(0) and spool.read(0) is None
+    settle(spool)
+    assert read == list(range(FETCH_BATCHES)) and len(spool._ahead) == FETCH_BATCHES
+    assert len(read_all(spool, 0)) == spool.end
+    assert len(read) < 2 * spool.end
+    close(spool)
+
+
+def test_so_many_are_in_flight_and_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "IN_FLIGHT", 4)
+    spool, posted = later(path)
+    spool.on_change = lambda: None
+
+    def readable() -> list[int]:
+        settle(spool)
+        while posted:
+            posted.popleft()()
+        return [batch.start for batch in read_all(spool, spool._next)]
+
+    spool.read(0)
+    assert readable() == [0, 10, 20]
+    assert readable() == []
+    spool.retire(20)
+    assert readable() == [30, 40]
+    end(spool, posted)
+
+
+def test_a_peer_may_acknowledge_what_an_earlier_process_sent(path: Path) -> None:
+    """Its RESUME names what it has taken; what it has committed may be less, at a boundary that nobody here has looked up."""
+    spool, posted = later(path)
+    spool.seek(50)
+    settle(spool)
+    while posted:
+        posted.popleft()()
+    assert spool.seek(50) and spool.is_boundary(20) and not spool.is_boundary(60)
+    spool.retire(20)
+    read_all(spool, 50)
+    assert spool.is_boundary(60) and not spool.is_boundary(65)
+    end(spool, posted)
+    spool = opened(path)
+    assert spool.retired == 20 and [batch.start for batch in read_all(spool, 20)] == list(range(20, 100, 10))
+    close(spool)
+
+
+# Room ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_tiny_batches_that_are_not_committed_are_bounded_by_what_they_cost(path: Path) -> None:
+    """A disk that is full for hours must not fill the memory."""
+    spool, count = opened(path), 0
+    while spool.room > 0:
+        spool.append(line(b"\n"))
+        count += 1
+    assert count <= UNCOMMITTED // BATCH_COST + 1
+    settle(spool)
+    assert spool.room > UNCOMMITTED // 2
+    close(spool)
+
+
+def test_room_comes_back_in_full_after_a_restart_too(path: Path) -> None:
+    """What waits is counted in pages then, what is deleted in bytes."""
+    spool = opened(path, capacity=2**20)
+    for size in (1, 700, 1300, 2000, 5000) * 20:
+        spool.append(line(b"x" * (size - 1) + b"\n"))
+    close(spool)
+    spool = opened(path, capacity=2**20)
+    before = spool.room
+    assert 2**19 < before < 2**20
+    for batch in read_all(spool, 0):
+        spool.retire(batch.end)
+    settle(spool)
+    assert spool.room == 2**20
+    close(spool)

@@ -94,7 +94,8 @@ def test_a_stream_may_be_forgotten_and_come_back(path: Path) -> None:
     spool.ledger.commit(entry(8), lambda: None)
     settle(spool)
     kill(spool)
-    assert store_of(spool := opened(path)).entries() == {STREAM: entry(8)}
+    spool = opened(path)
+    assert store_of(spool).entries() == {STREAM: entry(8)}
     close(spool)
 
 
@@ -108,8 +109,8 @@ def test_it_may_be_forgotten_while_one_looks_through_it(spool: DiskSpool) -> Non
 
 
 def test_closing_does_not_put_an_older_entry_over_a_newer_one(path: Path) -> None:
-    """The newer one was given, and nobody has heard yet that it is committed. The older one, written by a process that was killed,
-    is to be kept with what it may have repeated."""
+    """The newer one was given, and nobody has heard yet that it is committed. The older one, written by a process that was
+    killed, is to be kept with what it may have repeated."""
     spool = opened(path)
     spool.ledger.commit(entry(5), lambda: None)
     spool.ledger.commit(entry(6, OTHER), lambda: None)

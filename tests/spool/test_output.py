@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mysocket.core.inbox import Mark
-from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OutputShared, OutputShortened
+from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OutputDeleted, OutputShared, OutputShortened
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
 from mysocket.spool.output import OutputFile
@@ -179,6 +179,35 @@ def test_somebody_else_who_writes_to_it(tmp_path: Path, out: Path) -> None:
     done = enter(spool, 4)
     settle(spool)
     assert not done and [type(failure) for failure in failures] == [OutputShared]
+    close(spool)
+
+
+def test_a_file_that_is_deleted_while_it_is_written(tmp_path: Path, out: Path) -> None:
+    failures: list[MySocketError] = []
+    spool = opened(tmp_path / "spool", output=out)
+    spool.on_failure = failures.append
+    out.unlink()
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    settle(spool)
+    assert not done and [type(failure) for failure in failures] == [OutputDeleted]
+    close(spool)
+
+
+def test_it_is_the_same_file_by_another_name(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    settle(spool)
+    kill(spool)
+    with out.open("ab") as file:
+        file.write(b"tail")
+    spool = opened(tmp_path / "spool", output=tmp_path / "link" / "out")
+    assert spool.output is not None
+    spool.output.agreed(cut=True)
+    settle(spool)
+    assert out.read_bytes() == b"one\n"
     close(spool)
 
 

@@ -151,7 +151,7 @@ def test_what_is_no_spool_is_not_opened_and_stays(tmp_path: Path, content: bytes
     path.mkdir(mode=0o700)
     (path / SPOOL).touch(0o600)
     (path / SPOOL).write_bytes(content)
-    with pytest.raises(CannotOpen, match="the spool .*damaged, or no spool"):
+    with pytest.raises(CannotOpen, match=r"the spool .*damaged, or no spool"):
         made(path)
     assert (path / SPOOL).read_bytes() == content or not content
 
