@@ -305,7 +305,7 @@ class Link:
 
     def _on_start(self, start: Start, carrier: StreamProtocol) -> None:
         fresh = self.receiving.inbox.nothing_taken
-        broken = self.receiving.start(carrier.session, start)
+        broken = self.receiving.start(carrier.session, start, self.peer)
         if broken is not None:
             self._company.tell(
                 f"{self.peer_text} sends a new stream from position {broken.new_position}; "

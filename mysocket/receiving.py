@@ -11,7 +11,7 @@ from typing import Protocol as Interface
 from mysocket import failpoints
 from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Kind
 from mysocket.core.ending import Progress
-from mysocket.core.inbox import BrokenOff, Inbox
+from mysocket.core.inbox import BrokenOff, Inbox, Mark
 from mysocket.core.session import Session
 from mysocket.core.wire import Attach, Hello, Input, Start
 from mysocket.ends.sink import Origin
@@ -150,8 +150,8 @@ class Receiving:
             self._restore(known)
         return self.inbox.attach(session, frame.stream, self.window())
 
-    def start(self, session: Session, frame: Start) -> BrokenOff | None:
-        """START has come.
+    def start(self, session: Session, frame: Start, peer: Hello | None) -> BrokenOff | None:
+        """START has come from ``peer``.
 
         :return: the stream that this one replaces, if that was broken off.
         """
@@ -168,6 +168,9 @@ class Receiving:
             if self._replaced(before):
                 broken = None
             self.repeats_until = 0
+        if frame.position and before != self.inbox.stream:
+            # What is written next is then known to be of this stream, also by a process that finds it without a position.
+            self._enter(Mark(frame.position, frame.chain, False), peer, lambda: None)
         self.broken = self.broken or broken is not None
         if self._assembler is not None and self.inbox.taken == self.inbox.committed:
             self._assembler.clear()
@@ -204,13 +207,15 @@ class Receiving:
 
     def written(self, position: int, peer: Hello | None, committed: Callable[[int], None]) -> None:
         """The sink has all before ``position``: commit it, then call ``committed`` with it."""
-        mark = self.inbox.mark(position)
+        self._enter(self.inbox.mark(position), peer, lambda: committed(position))
+
+    def _enter(self, mark: Mark, peer: Hello | None, done: Callable[[], None]) -> None:
+        """Commit that the stream stands at ``mark``, then call ``done``."""
         if self._ledger is None or peer is None or self.inbox.stream is None:
-            committed(position)
+            done()
             return
         sender = peer.node, peer.place, peer.durable, peer.name
-        entry = Entry(self.inbox.stream, *sender, mark, self._now(), self.repeats_until)
-        self._ledger.commit(entry, lambda: committed(position))
+        self._ledger.commit(Entry(self.inbox.stream, *sender, mark, self._now(), self.repeats_until), done)
 
     def committed(self, position: int) -> tuple[Session, Attach] | None:
         """All before ``position`` is safe.

@@ -200,7 +200,7 @@ class Process:
         output = self.spool.output
         assert output is not None
         self.node = Node(
-            Character(name=f"host{host.side}", input=Input.FINITE),
+            Character(name=f"host{host.side}", input=Input.FINITE, accept_loss=world.accept_loss),
             clock=self.clock,
             random_bytes=Random(1000 * host.processes + host.side).randbytes,
             sink=FormatSink(PlainFormat(whole=world.whole), output),
@@ -322,6 +322,7 @@ class World(RuleBasedStateMachine):
         self.connections: list[Connection] = []
         self.count = 0
         self.whole = False
+        self.accept_loss = False
         self.capacity = disk.CAPACITY
         self.hosts: list[Host] = []
         patch = self.patch
@@ -714,3 +715,26 @@ if LONG:
 else:
     TestWorld = World.TestCase
     TestWorld.settings = WORLD
+
+
+def test_a_stream_that_goes_on_behind_an_accepted_loss_is_in_the_file_once() -> None:
+    """It begins at a position that is not 0, and the receiver dies before it has committed any of it."""
+    world = World()
+    world.accept_loss = True
+    with world.cleanup:
+        world.begin(small=False, whole=False, capacity=disk.CAPACITY)
+        sender, receiver = world.hosts
+        world.lines(0, [8])
+        world._work(6, 0.2, late=False)
+        assert receiver.process is not None and sender.process is not None
+        receiver.process.die()
+        shutil.rmtree(receiver.spool_path)
+        receiver.output_path.unlink()
+        world._work(6, 0.2, late=False)
+        assert sender.process.spool.began == 8
+        world.crash_at(1, "R7", 1, [], 0, late=False)
+        world.lines(0, [9])
+        world._work(6, 0.2, late=False)
+        assert receiver.processes == 3 and receiver.file == sender.text[8:]
+        for host in world.hosts:
+            host.up().die()

@@ -48,7 +48,7 @@ class Peer:
     def send(self, *pieces: Piece) -> None:
         session, me = cast(Session, self), cast(Any, self)
         self.receiving.attach(session, Attach(b"s" * 16))
-        self.receiving.start(session, Start(0, 0))
+        self.receiving.start(session, Start(0, 0), None)
         position = value = 0
         for kind, flags, payload in pieces:
             value = chain(payload, value)

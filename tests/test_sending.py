@@ -1,13 +1,14 @@
-"""The own input of a link: it does not run far ahead of a peer that keeps up, and is not held up by one that does not."""
+"""The own input of a link, without a network: what is forgotten, and how far it runs ahead of its peer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mysocket.core.batch import MAX_PAYLOAD, Kind, Piece
+from mysocket.core.batch import END, MAX_PAYLOAD, Kind, Piece
 from mysocket.core.wire import Input
 from mysocket.sending import PAUSE, RUN_AHEAD, Sending
-from tests.support.spools import close, opened, settle
+from mysocket.spool.memory import MemorySpool
+from tests.support.spools import close, opened, read_all, settle
 
 BLOCK = Piece(Kind.LINES, 0, b"x" * (MAX_PAYLOAD - 1) + b"\n")
 
@@ -36,3 +37,31 @@ def test_the_input_pauses_when_it_runs_ahead_of_a_peer_that_takes_it(tmp_path: P
     settle(spool)
     assert sending.room(6.0) > 0, "the peer has caught up"
     close(spool)
+
+
+def test_an_end_mark_that_nobody_takes_is_kept_for_who_takes_it_later(tmp_path: Path) -> None:
+    """What is retired counts as delivered: a durable peer that takes the stream later, and never heard of it, would be told that it
+    has lost its state."""
+    spool = opened(tmp_path / "spool")
+    sending = Sending(spool, Input.FINITE)
+    sending.end(mark=True)
+    assert not sending.delivered
+    sending.forget_end_mark()
+    assert sending.delivered and sending.told and not sending.undelivered
+    assert spool.retired <= spool.committed
+    close(spool)
+    spool = opened(tmp_path / "spool")
+    assert (spool.began, spool.retired, spool.end) == (0, 0, 1)
+    assert [batch.payload for batch in read_all(spool, 0)] == [END.payload]
+    close(spool)
+
+
+def test_an_end_mark_behind_messages_is_not_forgotten(tmp_path: Path) -> None:
+    for spool in (MemorySpool(b"s" * 16), disk := opened(tmp_path / "spool")):
+        sending = Sending(spool, Input.FINITE)
+        sending.accept([Piece(Kind.LINES, 0, b"x\n")], 0.0)
+        sending.end(mark=True)
+        sending.forget_end_mark()
+        settle(spool)
+        assert not sending.delivered and sending.undelivered == 2
+    close(disk)

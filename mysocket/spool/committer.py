@@ -242,13 +242,16 @@ class Committer:
     def _take_items(self, group: Group) -> None:
         if not self._space.is_there("output"):
             return
-        size, items = 0, group.items
+        size, agreed, items = 0, False, group.items
         # Data and the entry behind it are never parted: a length that is committed without the position would count twice.
         while self._items and (size < GROUP and len(items) < GROUP_ITEMS or isinstance(items[-1], Data)):
             if isinstance(self._items[0], Reopen) and items:
                 break  # what came before belongs to the file before
+            if isinstance(self._items[0], Data) and agreed:
+                break  # what is agreed is committed before anything is written: a tail behind it is another
             item = self._items.popleft()
             items.append(item)
+            agreed = agreed or isinstance(item, Tail)
             if isinstance(item, Data):
                 size += len(item.data)
             elif isinstance(item, Reopen):

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import lmdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mysocket.core.batch import Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OutputDeleted, OutputShared, OutputShortened
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
-from mysocket.spool.output import OutputFile
-from tests.support.spools import close, kill, opened, output_of, settle, store_of
+from mysocket.spool.output import BUFFERS, OutputFile
+from mysocket.spool.store import Changes, Store
+from tests.support.spools import close, has_tail, kill, opened, output_of, settle, store_of
 
 
 @pytest.fixture
@@ -270,4 +277,202 @@ def test_two_do_not_share_it(tmp_path: Path, out: Path) -> None:
     with pytest.raises(CannotOpen, match="another mysocket writes to it"):
         opened(tmp_path / "other", output=out)
     assert output_of(spool) is not None
+    close(spool)
+
+
+# What is written, and what of it counts -----------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Takes so many bytes of each writev, and then has so much room."""
+
+    def __init__(self, takes: list[int], room: int) -> None:
+        self.takes = takes
+        self.room = room
+        self.real = os.writev
+
+    def writev(self, fd: int, parts: list[bytes]) -> int:
+        data = b"".join(parts)[: min(self.room, self.takes.pop(0) if self.takes else 10**9)]
+        if not data:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        self.room -= len(data)
+        return self.real(fd, [data])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=2 * BUFFERS + 5),
+    takes=st.lists(st.integers(1, 400), max_size=12),
+    room=st.integers(0, 6000),
+)
+def test_what_fits_is_written_whole_or_not_at_all(sizes: list[int], takes: list[int], room: int) -> None:
+    data: list[bytes | memoryview] = [b"%c" % (97 + number % 26) * size for number, size in enumerate(sizes)]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "out"
+        file = OutputFile(str(path), {})
+        with mock.patch.object(os, "writev", Disk(takes, room).writev):
+            written = file.write(list(data))
+        assert path.read_bytes() == b"".join(data[:written]) and file.length == path.stat().st_size
+        assert written == len(data) or sum(sizes[: written + 1]) > room
+        assert file.write(data[written:]) == len(data) - written
+        assert path.read_bytes() == b"".join(data)
+        file.sync()
+        file.close()
+
+
+def test_a_torn_write_that_cannot_be_undone_is_a_failed_disk(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = OutputFile(str(out), {})
+    monkeypatch.setattr(os, "writev", Disk([], 3).writev)
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(DiskFailed):
+        file.write([b"one\n"])
+    file.close()
+
+
+def test_what_fits_counts_and_the_rest_waits_with_its_position(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, told = [0.0], []
+    told_of: list[list[int]] = []
+    spool = opened(tmp_path / "spool", output=out, now=lambda: time[0])
+    spool.on_full = told.append
+    monkeypatch.setattr(os, "writev", Disk([], 10).writev)
+    for position in (4, 8, 12, 16):
+        write(spool, b"%03d\n" % position)
+        told_of.append(enter(spool, position))
+    settle(spool)
+    assert out.read_bytes() == b"004\n008\n" and told_of == [[4], [8], [], []] and length_of(spool) == 8
+    spool.append(Piece(Kind.LINES, 0, b"own input\n"))
+    settle(spool)
+    assert spool.committed == 10 and length_of(spool) == 8 and told == [str(out)]
+    monkeypatch.undo()
+    time[0] += 1
+    settle(spool)
+    assert out.read_bytes() == b"004\n008\n012\n016\n" and told_of == [[4], [8], [12], [16]]
+    assert length_of(spool) == 16 and told == [str(out), ""]
+    close(spool)
+
+
+def test_a_length_is_not_committed_by_others_before_its_position(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written, and its commit found no room. What is committed first, when there is some, is not the position."""
+    time: list[float] = [0.0]
+    spool = opened(tmp_path / "spool", output=out, now=lambda: time[0])
+    spool.append(Piece(Kind.LINES, 0, b"own input\n"))
+    settle(spool)
+
+    def refuse(self: Changes) -> None:
+        raise lmdb.DiskError("mdb_txn_commit: Input/output error")
+
+    monkeypatch.setattr(Store, "free", 0)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    write(spool, b"one\n")
+    done = enter(spool, 4)
+    settle(spool)
+    monkeypatch.undo()
+    assert out.read_bytes() == b"one\n" and not done
+    assert spool.seek(0) and spool.read(0) is not None
+    spool.retire(10)
+    time[0] += 0.5
+    settle(spool)
+    assert store_of(spool).state().retired == 10 and length_of(spool) == 0 and not done
+    time[0] += 1
+    settle(spool)
+    assert length_of(spool) == 4 and done == [4] and out.read_bytes() == b"one\n"
+    close(spool)
+
+
+def test_a_tail_that_counts_is_not_forgotten_on_a_full_disk(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    settle(spool)
+    kill(spool)
+    with out.open("ab") as file:
+        file.write(b"tail")
+    time: list[float] = [0.0]
+    spool = opened(tmp_path / "spool", output=out, now=lambda: time[0])
+    assert spool.output is not None
+
+    def refuse(self: Changes) -> None:
+        raise lmdb.DiskError("mdb_txn_commit: Input/output error")
+
+    monkeypatch.setattr(Store, "free", 0)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    spool.output.agreed(cut=False)
+    settle(spool)
+    monkeypatch.undo()
+    time[0] += 1
+    settle(spool)
+    assert length_of(spool) == 8, "before the next write"
+    close(spool)
+
+
+def test_what_came_before_belongs_to_the_file_before(tmp_path: Path, out: Path) -> None:
+    spool = opened(tmp_path / "spool", output=out)
+    assert spool.output is not None
+    write(spool, b"one\n")
+    enter(spool, 4)
+    out.rename(tmp_path / "away")
+    spool.output.reopen()
+    write(spool, b"two\n")
+    enter(spool, 8)
+    settle(spool)
+    assert (tmp_path / "away").read_bytes() == b"one\n" and out.read_bytes() == b"two\n" and length_of(spool) == 4
+    kill(spool)
+    spool = opened(tmp_path / "spool", output=out)
+    output = output_of(spool)
+    assert not spool.news and output is not None and not has_tail(output)
+    close(spool)
+
+
+def test_a_new_file_that_cannot_be_made_ends_it(tmp_path: Path) -> None:
+    failures: list[MySocketError] = []
+    place = tmp_path / "place"
+    place.mkdir()
+    spool = opened(tmp_path / "spool", output=place / "out")
+    spool.on_failure = failures.append
+    assert spool.output is not None
+    place.rename(tmp_path / "away")
+    spool.output.reopen()
+    settle(spool)
+    assert [type(failure) for failure in failures] == [CannotOpen]
+    close(spool)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_it_is_an_ordinary_file_of_the_user(out: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        OutputFile(str(out), {}).close()
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == mode
+
+
+def test_what_is_agreed_is_committed_before_anything_is_written(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash may come between: what is then behind the committed length must be of one stream, and its position known."""
+    spool = opened(tmp_path / "spool", output=out)
+    write(spool, b"one\n")
+    enter(spool, 4)
+    settle(spool)
+    kill(spool)
+    with out.open("ab") as file:
+        file.write(b"tail")
+    spool = opened(tmp_path / "spool", output=out)
+    assert spool.output is not None
+    spool.output.agreed(cut=False)
+    enter(spool, 100)
+    write(spool, b"two\n")
+    enter(spool, 104)
+    spool.step()
+    assert length_of(spool) == 8 == out.stat().st_size and store_of(spool).entries()[b"t" * 16].mark.position == 100
+    settle(spool)
+    assert length_of(spool) == 12 and out.read_bytes() == b"one\ntailtwo\n"
     close(spool)
