@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from mysocket.core.batch import END, Batch, Flag, Kind, Piece, chain
+from mysocket.core.inbox import Mark
 from mysocket.core.session import Session
-from mysocket.core.wire import Attach, Resume, Start
+from mysocket.core.wire import NONE, Attach, Hello, Resume, Start
 from mysocket.ends.sink import Origin
 from mysocket.receiving import Receiving
+from mysocket.spool.ledger import Entry
 
 
 class WholeSink:
@@ -65,3 +68,127 @@ def test_a_message_whose_input_ends_without_the_rest_is_not_lost() -> None:
     assert [(block.kind, bytes(block.payload)) for block in sink.blocks] == [(Kind.LINES, b"begun"), (Kind.END, END.payload)]
     assert peer.committed == [5, 6]
     assert receiving.inbox.at_end and receiving.inbox.committed == receiving.inbox.taken == 6
+
+
+class SlowLedger:
+    """Commits when it is told to."""
+
+    repeats = False
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.waiting: list[tuple[Entry, Callable[[], None]]] = []
+
+    def find(self, stream: bytes) -> Entry | None:
+        return self.entries.get(stream)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self.entries.values()))
+
+    def commit(self, entry: Entry, done: Callable[[], None]) -> None:
+        self.waiting.append((entry, done))
+
+    def forget(self, stream: bytes) -> None:
+        self.entries.pop(stream, None)
+
+    def work(self, count: int = 10**9) -> None:
+        """Commit the first `count` of what waits."""
+        for _ in range(min(count, len(self.waiting))):
+            entry, done = self.waiting.pop(0)
+            self.entries[entry.stream] = entry
+            done()
+
+
+class Durable:
+    """A durable sender, its session, and what is said to it."""
+
+    def __init__(self, sink: Any, ledger: SlowLedger, node: bytes = b"n" * 16) -> None:
+        self.ledger = ledger
+        self.hello = Hello(node=node, stream=b"s" * 16, name="sender", durable=True, place=b"place678")
+        self.receiving = Receiving(sink, lambda: 1 << 20, 1 << 20, ledger=ledger, now=lambda: 77.0)
+        self.resumes: list[Resume] = []
+        self.acks: list[int] = []
+
+    def resume(self, frame: Resume) -> None:
+        self.resumes.append(frame)
+
+    def ack(self, position: int, window: int) -> None:
+        self.acks.append(position)
+
+    def written(self, position: int) -> None:
+        self.receiving.written(position, self.hello, self._committed)
+
+    def _committed(self, position: int) -> None:
+        self.receiving.committed(position)
+
+    def begin(self, stream: bytes = b"s" * 16, start: Start | None = None) -> None:
+        session = cast(Session, self)
+        self.receiving.attach(session, Attach(stream))
+        said = self.resumes[-1]
+        self.receiving.start(session, start or Start(said.position % NONE, said.chain), self.hello)
+
+    def send(self, position: int, value: int, *payloads: bytes) -> None:
+        for payload in payloads:
+            value = chain(payload, value)
+            batch = Batch(position, Kind.LINES, 0, value, payload)
+            self.receiving.take(cast(Session, self), batch, cast(Any, self))
+            position = batch.end
+
+    def acknowledged(self) -> int:
+        """What is acknowledged when an ACK goes now."""
+        self.receiving.acknowledge(0.0, at_once=True)
+        return self.acks[-1] if self.acks else 0
+
+
+class PlainSink(WholeSink):
+    whole = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cuts: list[bool] = []
+
+    def agreed(self, *, cut: bool) -> None:
+        self.cuts.append(cut)
+
+
+def test_only_what_the_ledger_has_is_acknowledged() -> None:
+    peer = Durable(PlainSink(), SlowLedger())
+    peer.begin()
+    peer.send(0, 0, b"one\n", b"two\n", b"three\n")
+    assert peer.receiving.inbox.taken == 14 and peer.acknowledged() == 0
+    peer.ledger.work(2)
+    assert peer.acknowledged() == 8
+    peer.ledger.work()
+    assert peer.acknowledged() == 14
+    end = Mark(14, chain(b"three\n", chain(b"two\n", chain(b"one\n", 0))), False)
+    assert list(peer.ledger) == [Entry(b"s" * 16, b"n" * 16, b"place678", True, "sender", end, 77.0)]
+
+
+def test_a_process_goes_on_where_the_one_before_has_committed() -> None:
+    ledger, sink = SlowLedger(), PlainSink()
+    first = Durable(sink, ledger)
+    first.begin()
+    first.send(0, 0, b"one\n", b"two\n")
+    ledger.work(1)
+    ledger.waiting.clear()
+    second = Durable(sink, ledger)
+    assert second.receiving.meet(second.hello, ledger.find(b"s" * 16)) is None
+    second.begin()
+    value = chain(b"one\n", 0)
+    assert (second.resumes[-1].position, second.resumes[-1].chain) == (4, value)
+    second.send(4, value, b"two\n")
+    ledger.work()
+    assert second.acknowledged() == 8 and sink.cuts == [True, True]
+
+
+def test_a_stream_that_does_not_begin_at_0_is_known_before_anything_of_it_is_written() -> None:
+    """Else nobody could tell, after a crash, whose the tail of the output is."""
+    ledger, sink = SlowLedger(), PlainSink()
+    peer = Durable(sink, ledger)
+    peer.begin(start=Start(40, 9))
+    assert [entry.mark for entry, _ in ledger.waiting] == [Mark(40, 9, False)] and not sink.blocks
+    ledger.work()
+    again = Durable(sink, ledger)
+    again.receiving.meet(again.hello, ledger.find(b"s" * 16))
+    again.begin()
+    assert again.resumes[-1].position == 40 and sink.cuts == [False, True]

@@ -40,8 +40,7 @@ def test_the_input_pauses_when_it_runs_ahead_of_a_peer_that_takes_it(tmp_path: P
 
 
 def test_an_end_mark_that_nobody_takes_is_kept_for_who_takes_it_later(tmp_path: Path) -> None:
-    """What is retired counts as delivered: a durable peer that takes the stream later, and never heard of it, would be told that it
-    has lost its state."""
+    """What is retired counts as delivered: a durable peer that takes the stream later would seem to have lost it."""
     spool = opened(tmp_path / "spool")
     sending = Sending(spool, Input.FINITE)
     sending.end(mark=True)

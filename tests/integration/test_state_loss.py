@@ -126,7 +126,7 @@ def test_a_copied_spool(them: Pair) -> None:
     them.deliver(TEN)
     them.copy("a", "copy")
     them.deliver(TEN)
-    them.refused(TEN + MORE, "other data before position 142", spool="copy")
+    them.refused(TEN + MORE, "position 142", spool="copy")
 
 
 def test_a_spool_of_the_receiver_that_was_put_back_but_misses_nothing(them: Pair) -> None:

@@ -300,6 +300,25 @@ def test_who_flushes_is_not_kept_waiting_by_a_full_disk(timed: Timed, monkeypatc
     close(spool)
 
 
+def test_an_end_with_work_left_is_not_clean(timed: Timed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was printed may then be printed again."""
+    spool = timed.spool
+    enter(spool, 4)
+    settle(spool)
+    monkeypatch.setattr(Store, "free", 0)
+    monkeypatch.setattr(Changes, "commit", refuse)
+    enter(spool, 5)
+    settle(spool)
+    monkeypatch.undo()
+    close(spool)
+    spool = opened(tmp_path / "spool")
+    assert spool.ledger.repeats and store_of(spool).entries()[b"t" * 16].mark.position == 4
+    close(spool)
+    spool = opened(tmp_path / "spool")
+    assert not spool.ledger.repeats
+    close(spool)
+
+
 def test_it_sleeps_until_there_is_something_to_do(timed: Timed) -> None:
     spool, patience = timed.spool, committer_of(timed.spool)._patience
     settle(spool)

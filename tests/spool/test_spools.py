@@ -42,6 +42,7 @@ def test_pieces_get_positions_and_chain_values(log: Spool) -> None:
 def test_chain_values_are_known_at_every_boundary_that_was_read(log: Spool) -> None:
     first, second = log.append(line(b"one\n")), log.append(line(b"two\n"))
     settle(log)
+    assert [log.chain_at(position) for position in (0, 8, 3, 9)] == [0, second.checksum, None, None]
     read_all(log, 0)
     assert [log.chain_at(position) for position in (0, 4, 8, 3, 9)] == [0, first.checksum, second.checksum, None, None]
     assert [log.is_boundary(position) for position in (4, 8, 3, 9)] == [True, True, False, False]
