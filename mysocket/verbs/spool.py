@@ -2,7 +2,7 @@
 
 Rules
 
-1. Nothing in the spool is changed: its file is opened to be read, under the lock of the directory.
+1. Nothing in the spool is changed, but that a file that was cut short is filled up with zeros. It is read under the lock.
 2. The lock is held while a chunk is read, never while it is written: a reader such as a pager may take its time.
 3. What is listed is what waited when the listing began, all of it, a message that was broken off as far as it came. If some of
    it is delivered meanwhile, that is an error.
