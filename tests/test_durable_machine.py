@@ -418,6 +418,8 @@ class World(RuleBasedStateMachine):
     def parts(self, side: int, sizes: list[int], at_once: bool) -> None:
         pieces = [Piece(Kind.BLOB, Flag.MORE, self.payload(size)) for size in sizes]
         pieces[-1] = pieces[-1]._replace(flags=0)
+        # A message of more parts than may be in flight would not pass to who wants it whole.
+        self.accept(side, self._rest_of_message(side))
         if at_once:
             self.accept(side, pieces)
             return
