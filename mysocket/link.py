@@ -268,6 +268,7 @@ class Link:
             renewed = self._company.renew(self, error)
             self._close(carrier, Reason.LEFT if renewed else Reason.STATE_LOSS, error.text)
             if not renewed:
+                self._end_streams()
                 self._company.fail(self, error)
         except MessageTooLong as error:
             self.receiving.give_up(error)
@@ -336,10 +337,15 @@ class Link:
         carrier.drop()
         self._detach(carrier.session)
         if error is StateLoss:
-            self.receiving.lost_state()
+            self._end_streams()
         if error is not None:
             told = f"{self.peer_text} says: {text}" if error is StateLoss else text
             self._company.fail(self, error(told, peer=self.peer_text))
+
+    def _end_streams(self) -> None:
+        """State was lost, here or there: nothing will come of either stream."""
+        self.sending.broken = True
+        self.receiving.lost_state()
 
     def _on_broken(self, broken: Broken, carrier: StreamProtocol) -> None:
         silent = isinstance(broken.error, Silent)

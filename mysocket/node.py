@@ -235,14 +235,17 @@ class Node:
         same = self.spool.ledger.find(hello.stream)
         if same is not None:
             return same
-        latest = sorted(self.spool.ledger, key=lambda entry: entry.time, reverse=True)
-        for entry in latest:
-            if self.character.hub and (linked := self.links.get(entry.node)) is not None and linked.linked:
-                continue  # whoever is here has not been replaced
-            at_home = entry.place == hello.place if hello.place and entry.place else entry.name == hello.name
-            if entry.node == hello.node or not self.character.hub or entry.durable and hello.durable and at_home:
-                return entry
-        return None
+        candidates = (entry for entry in self.spool.ledger if self._may_be_earlier(entry, hello))
+        return max(candidates, key=lambda entry: entry.time, default=None)
+
+    def _may_be_earlier(self, entry: Entry, hello: Hello) -> bool:
+        """Was the sender of ``entry`` the peer that says ``hello``, as far as a node of this kind can tell?"""
+        if not self.character.hub:
+            return True
+        if (linked := self.links.get(entry.node)) is not None and linked.linked:
+            return False  # whoever is here has not been replaced
+        at_home = entry.place == hello.place if hello.place and entry.place else entry.name == hello.name
+        return entry.node == hello.node or entry.durable and hello.durable and at_home
 
     # Host of strangers ----------------------------------------------------------------------------------------------------------
 

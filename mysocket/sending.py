@@ -33,6 +33,8 @@ class Sending:
         self.input = input
         #: The own input has ended.
         self.ended = input is Input.NONE
+        #: What waits can be delivered to nobody: the peer, or this side, has lost its state.
+        self.broken = False
         #: Called when more may be ready to be sent.
         self.on_ready: Callable[[], None] = lambda: None
         #: Called when there is room for input again, and with the position that is acknowledged.

@@ -167,7 +167,7 @@ def _ends(
 def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None:
     if settings.spool is None:
         return None
-    from mysocket.spool.disk import open_spool
+    from mysocket.spool.opening import open_spool
 
     output = settings.output
     if output is not None and os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):

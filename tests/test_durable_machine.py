@@ -47,6 +47,7 @@ from mysocket.ends.sink import FormatSink, PlainFormat
 from mysocket.errors import MySocketError
 from mysocket.link import Link
 from mysocket.node import Character, Node
+from mysocket.options import MAX_SPOOL
 from mysocket.spool import committer, disk, space, store
 from mysocket.spool.store import Changes, Store
 from tests.support.network import Connection, run
@@ -323,7 +324,7 @@ class World(RuleBasedStateMachine):
         self.count = 0
         self.whole = False
         self.accept_loss = False
-        self.capacity = disk.CAPACITY
+        self.capacity = MAX_SPOOL
         self.hosts: list[Host] = []
         patch = self.patch
         patch(failpoints, "reach", self._reach)
@@ -724,7 +725,7 @@ def test_a_stream_that_goes_on_behind_an_accepted_loss_is_in_the_file_once() -> 
     world = World()
     world.accept_loss = True
     with world.cleanup:
-        world.begin(small=False, whole=False, capacity=disk.CAPACITY)
+        world.begin(small=False, whole=False, capacity=MAX_SPOOL)
         sender, receiver = world.hosts
         world.lines(0, [8])
         world._work(6, 0.2, late=False)

@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -25,8 +25,10 @@ from mysocket.node import Character, Node
 from mysocket.options import Settings
 from mysocket.sending import messages_text
 from mysocket.services.base import EndpointService
-from mysocket.spool.disk import DiskSpool
 from mysocket.watch import Voice
+
+if TYPE_CHECKING:
+    from mysocket.spool.disk import DiskSpool
 
 #: Seconds that leaving waits for the disk.
 SETTLE_TIME = 10.0
@@ -100,7 +102,8 @@ class LinkService(EndpointService):
             if self._spool is not None and self._spool.end > self._spool.retired:
                 return Own.ENDED if ended else Own.OPEN
             return Own.DELIVERED if ended else Own.OPEN
-        if self._own_link.sending.delivered:
+        if self._own_link.sending.delivered or self._own_link.sending.broken:
+            # Broken off: there is nothing to wait for either, and the status says what is missing.
             return Own.DELIVERED
         return Own.ENDED if ended else Own.OPEN
 

@@ -8,33 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
-
-import lmdb
+from collections.abc import Callable
 
 from mysocket import failpoints
-from mysocket.core.batch import Batch, Bytes, Flag, Kind, Piece, chain
-from mysocket.core.wire import ID_SIZE, PLACE_SIZE
-from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OtherPeerWaits
+from mysocket.core.batch import Batch, Flag, Kind, Piece, chain
+from mysocket.core.wire import PLACE_SIZE
+from mysocket.errors import MySocketError, OtherPeerWaits
 from mysocket.spool.committer import GROUP, Committer
 from mysocket.spool.interface import Bookmark, Recipient
-from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
-from mysocket.spool.lock import LOCK, SPOOL, Directory, open_directory
+from mysocket.spool.ledger import Entry, Ledger
+from mysocket.spool.lock import Directory
 from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.output import OutputFile
-from mysocket.spool.space import RESERVE
-from mysocket.spool.store import NEW, Changes, State, Store, disk_size
-from mysocket.spool.work import Appended, Change, Data, Enter, Fetched, Reopen, Tail
+from mysocket.spool.received import DiskLedger, SpoolOutput
+from mysocket.spool.store import State, Store, disk_size
+from mysocket.spool.work import Appended, Change, Fetched
 
-#: Files of a spool.
-FILES = (SPOOL, NEW, LOCK)
-#: Bytes that wait on disk, unless said otherwise.
-CAPACITY = 1024 * 1024 * 1024
 #: Bytes that were read from an input and are not committed, at most: one commit on its way to the disk, one that gathers.
 UNCOMMITTED = 2 * GROUP
 #: Bytes, and batches, that are held in memory to be sent next.
@@ -52,77 +42,8 @@ def place_of(directory: str, host: str) -> bytes:
     return hashlib.sha256(f"{host}\0{os.path.realpath(directory)}".encode(errors="surrogateescape")).digest()[:PLACE_SIZE]
 
 
-class DiskLedger:
-    """The :class:`~mysocket.spool.ledger.Ledger` of a spool."""
-
-    def __init__(self, committer: Committer, entries: dict[bytes, Entry], *, repeats: bool) -> None:
-        self.repeats = repeats
-        self._committer = committer
-        self._entries = entries
-        #: Streams of which nothing was committed since; of the others the entries say what may be repeated.
-        self._untouched = set(entries) if repeats else set()
-        for stream in self._untouched:
-            entry = entries[stream]
-            until = max(entry.repeats_until, entry.mark.position + MAX_REPEAT)
-            entries[stream] = replace(entry, repeats_until=until)
-
-    def find(self, stream: bytes) -> Entry | None:
-        return self._entries.get(stream)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._entries.values()))
-
-    def commit(self, entry: Entry, done: Callable[[], None]) -> None:
-        def entered() -> None:
-            self._entries[entry.stream] = entry
-            done()
-
-        self._untouched.discard(entry.stream)
-        self._committer.give(Enter(entry, entered))
-
-    @property
-    def knows_repeats(self) -> bool:
-        """Do the entries say all that may be repeated? Not of a stream that was killed before it had one."""
-        return bool(self._entries) or not self.repeats
-
-    def keep_repeats(self) -> None:
-        """Keep what may still be repeated of streams that did not come in this process."""
-        for stream in self._untouched & self._entries.keys():
-            entry = self._entries[stream]
-            self._committer.give(Change(partial(Changes.enter, entry=entry), lambda: None))
-
-    def forget(self, stream: bytes) -> None:
-        if self._entries.pop(stream, None) is not None:
-            self._committer.give(Change(lambda changes: changes.forget(stream), lambda: None))
-
-
-class SpoolOutput:
-    """The output file as an :class:`~mysocket.ends.sink.Output`.
-
-    What it is given counts as written at once: it gets to the file, and is synced, before anything that is committed later.
-    """
-
-    repeats = False
-
-    def __init__(self, committer: Committer) -> None:
-        self._committer = committer
-
-    def write(self, data: Bytes, done: Callable[[], None]) -> None:
-        """Write, then call ``done``."""
-        if data:
-            self._committer.give(Data(data))
-        done()
-
-    def agreed(self, *, cut: bool) -> None:
-        self._committer.give(Tail(cut))
-
-    def reopen(self) -> None:
-        """The file was moved away: go on in a new one of its name."""
-        self._committer.give(Reopen())
-
-
 class DiskSpool:
-    """A :class:`~mysocket.spool.interface.DurableSpool`. Made by :func:`open_spool`; then :meth:`start`.
+    """A :class:`~mysocket.spool.interface.DurableSpool`. Made by :func:`mysocket.spool.opening.open_spool`; then :meth:`start`.
 
     :param capacity: bytes that may wait; exceeded by less than two commits.
     :param long: bytes that a message may have beyond that once it has begun (see :class:`~mysocket.spool.memory.MemorySpool`).
@@ -386,86 +307,3 @@ class DiskSpool:
 
     def has_failed(self, error: MySocketError) -> None:
         self.on_failure(error)
-
-
-def _recipient(state: State) -> Recipient | None:
-    peer = state.peer
-    if "node" not in peer:
-        return None
-    return Recipient(bytes.fromhex(peer["node"]), bytes.fromhex(peer["place"]), peer["name"])
-
-
-def open_spool(
-    path: str,
-    *,
-    role: str,
-    capacity: int = CAPACITY,
-    long: int = 0,
-    output: str | None = None,
-    accept_loss: bool = False,
-    host: str,
-    post: Callable[[Callable[[], None]], None],
-    now: Callable[[], float],
-    wall: Callable[[], float],
-    random_bytes: Callable[[int], bytes],
-) -> DiskSpool:
-    """Open the spool in the directory ``path``; make it if there is none.
-
-    :param role: what this process is, for others that want the spool.
-    :param output: the name of an output file whose length is committed with the positions of what is in it.
-    :param accept_loss: take an output file that is shorter than it was.
-    :raises MySocketError: somebody else holds it, it is not safe, or it is damaged.
-    """
-    with ExitStack() as undo:
-        directory = open_directory(path, role=role, create=True, known=FILES)
-        undo.callback(directory.close)
-        if not directory.check(SPOOL):
-            try:
-                Store.make(directory, random_bytes(ID_SIZE), random_bytes(ID_SIZE))
-            except (OSError, lmdb.Error) as problem:
-                raise _not_written(directory, problem) from None
-        elif directory.check(NEW):
-            os.unlink(NEW, dir_fd=directory.fd)  # a process was killed while it made the file smaller
-        store = Store(directory, capacity)
-        undo.callback(store.close)
-        try:
-            state, entries, bookmarks = store.state(), store.entries(), store.bookmarks()
-            recipient = _recipient(state)
-        except (lmdb.Error, struct.error, ValueError, LookupError) as problem:
-            raise CannotOpen(f"{problem}; it is damaged", where=f"the spool {path}") from None
-        file = OutputFile(output, state.output, accept_loss=accept_loss) if output is not None else None
-        if file is not None:
-            undo.callback(file.close)
-        try:
-            with store.changes() as changes:
-                changes.meta("clean", b"0")
-                if file is not None:
-                    changes.meta("output", json.dumps(file.row).encode())
-                changes.commit()
-        except lmdb.Error as problem:
-            raise _not_written(directory, problem) from None
-        spool = DiskSpool(
-            directory,
-            store,
-            state,
-            entries,
-            recipient=recipient,
-            bookmarks=bookmarks,
-            host=host,
-            capacity=capacity,
-            long=long,
-            post=post,
-            now=now,
-            wall=wall,
-            output=file,
-        )
-        undo.pop_all()
-    return spool
-
-
-def _not_written(directory: Directory, problem: Exception) -> MySocketError:
-    """Why a spool could not be written: no room, or a disk that fails."""
-    where, disk = f"the spool {directory.path}", os.fstatvfs(directory.fd)
-    if disk.f_bavail * disk.f_frsize < RESERVE:
-        return CannotOpen("its disk is full", where=where)
-    return DiskFailed(str(problem).removeprefix(f"{directory.file(NEW)}: "), where=where)

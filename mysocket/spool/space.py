@@ -115,5 +115,5 @@ class Space:
             self._store.compact()
             self._spare = 0, 0
         except (OSError, lmdb.Error):
-            # Nothing has changed; the file is as large as it was, and the next time is soon.
+            # The file is as large as it was, and the next time is soon. If the copy cannot be opened, the next commit tells.
             return

@@ -31,10 +31,12 @@ from mysocket.core.wire import ID_SIZE
 from mysocket.errors import CannotOpen, DiskFailed
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.ledger import Entry
-from mysocket.spool.lock import SPOOL, Directory
+from mysocket.spool.lock import LOCK, SPOOL, Directory
 
 #: A spool that is being made, or made smaller; it is renamed into place when it is complete.
 NEW = "spool.mdb.new"
+#: Every file of a spool.
+FILES = (SPOOL, NEW, LOCK)
 FORMAT = b"1"
 #: Bytes of address space beyond what may wait: for what is not yet deleted, and for LMDB's own pages.
 MAP_MARGIN = 64 * 1024 * 1024

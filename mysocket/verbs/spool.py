@@ -29,10 +29,9 @@ from mysocket.core.batch import Assembler, Batch, Flag, Kind, Message, chain, co
 from mysocket.ends.escape import escape, one_line
 from mysocket.errors import FAILED, CannotOpen, OutputFailed
 from mysocket.spool.committer import COUNTED
-from mysocket.spool.disk import FILES
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import SPOOL, open_directory
-from mysocket.spool.store import State, Store
+from mysocket.spool.store import FILES, State, Store
 
 T = TypeVar("T")
 

@@ -136,6 +136,8 @@ def test_json_marks_what_an_earlier_process_may_have_written() -> None:
     sender.repeats_until = 12
     found = objects((lines(b"one\ntwo\nthree\n", start=4), sender))
     assert [message.get("maybe_repeat", False) for message in found] == [True, True, False]
+    [long] = objects((blob(b"x" * 100, start=4), sender))
+    assert long["maybe_repeat"], "its beginning may have been written"
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"abc\xe2\x82", b"\xed\xa0\x80", b"\x80\n\x81"], ids=repr)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mysocket.spool.disk import FILES
 from mysocket.spool.lock import open_directory
-from mysocket.spool.store import State, Store
+from mysocket.spool.store import FILES, State, Store
 from tests.support.processes import DEVNULL, LINKED, PIPE, Program, acquaint, at_terminal, free_port, mysocket, pair, wait_until
 
 LINES = b"".join(b"%d\n" % number for number in range(1000))

@@ -213,3 +213,16 @@ def test_a_spool_in_which_nothing_waits_may_go_to_another_peer(them: Pair) -> No
             sender.wait_status(0)
             other.wait_status(0)
     assert other.stdout == MORE
+
+
+def test_a_hub_that_sends_notices_that_its_peer_lost_its_spool(tmp_path: Path) -> None:
+    port = free_port()
+    for data, status in ((TEN, 0), (MORE, 5)):
+        with mysocket("-p", port, "--send-only", "--spool", tmp_path / "hub", stdin=data) as hub:
+            to = ("--peer", f"127.0.0.1:{port}", "--recv-only", "--spool", tmp_path / "a")
+            with mysocket(*to, stdin=DEVNULL) as receiver:
+                acquaint(hub, receiver)
+                hub.wait_status(status)
+                receiver.wait_status(status)
+        shutil.rmtree(tmp_path / "a")
+    assert "position 71" in hub.stderr_text and "position 71" in receiver.stderr_text

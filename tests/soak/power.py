@@ -31,9 +31,8 @@ from typing import Final
 import pytest
 
 from mysocket.errors import DISK, OK, TERMINATED
-from mysocket.spool.disk import FILES
 from mysocket.spool.lock import open_directory
-from mysocket.spool.store import State, Store
+from mysocket.spool.store import FILES, State, Store
 from tests.support.disks import PowerDisk, power_disk
 from tests.support.processes import DEVNULL, LINKED, PIPE, TIMEOUT, Program, acquaint, free_port, mysocket
 

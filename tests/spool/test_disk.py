@@ -12,7 +12,7 @@ import pytest
 
 from mysocket.core.batch import END, MAX_PAYLOAD, Kind, Piece
 from mysocket.core.inbox import Mark
-from mysocket.errors import OtherPeerWaits
+from mysocket.errors import CannotOpen, OtherPeerWaits
 from mysocket.spool import committer, disk
 from mysocket.spool.committer import FETCH_BATCHES
 from mysocket.spool.disk import AHEAD, UNCOMMITTED, DiskSpool, place_of
@@ -516,4 +516,44 @@ def test_room_comes_back_in_full_after_a_restart_too(path: Path) -> None:
         spool.retire(batch.end)
     settle(spool)
     assert spool.room == 2**20
+    close(spool)
+
+
+def test_a_copy_that_was_left_beside_is_removed(path: Path) -> None:
+    """A process was killed while it made the file smaller; what it left must not take the room that is missing."""
+    spool = opened(path)
+    fill(spool, 1)
+    kill(spool)
+    (path / "spool.mdb.new").write_bytes(b"x" * 5000)
+    (path / "spool.mdb.new").chmod(0o600)
+    spool = opened(path)
+    assert sorted(os.listdir(path)) == ["lock", "spool.mdb"] and spool.end == MAX_PAYLOAD
+    close(spool)
+
+
+@pytest.mark.parametrize(("name", "row"), [("identity", b"short"), ("retired", b""), ("peer", b"{"), ("output", b"\xff")])
+def test_rows_that_make_no_sense_are_an_error_with_a_sentence(path: Path, name: str, row: bytes) -> None:
+    spool = opened(path)
+    with store_of(spool).changes() as changes:
+        changes.meta(name, row)
+        changes.commit()
+    kill(spool)
+    for _ in range(2):  # and the spool is free again
+        with pytest.raises(CannotOpen, match="it is damaged"):
+            opened(path)
+
+
+def test_nothing_waits_so_the_stream_may_begin_for_somebody_else(path: Path) -> None:
+    spool = opened(path)
+    spool.address("hub:9001")
+    spool.remember(Recipient(b"n" * 16, b"p" * 8, "hub"))
+    spool.append(line(b"x\n"))
+    settle(spool)
+    read_all(spool, 0)
+    spool.retire(2)
+    settle(spool)
+    spool.address("other:9001")
+    close(spool)
+    spool = opened(path)
+    assert (spool.began, spool.retired, spool.recipient, spool.peer_text) == (2, 2, None, "other:9001")
     close(spool)

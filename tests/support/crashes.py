@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from mysocket.failpoints import VARIABLE
-from mysocket.spool.disk import CAPACITY, FILES
+from mysocket.options import MAX_SPOOL
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import SPOOL, open_directory
-from mysocket.spool.store import State, Store
+from mysocket.spool.store import FILES, State, Store
 from tests.support.processes import DEVNULL, PIPE, TIMEOUT, Program, acquaint, free_port, mysocket
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class Spool:
             return None
         directory = open_directory(str(self.path), role="spool", create=False, known=FILES)
         try:
-            store = Store(directory, CAPACITY, readonly=True)
+            store = Store(directory, MAX_SPOOL, readonly=True)
             try:
                 return store.state(), list(store.entries().values())
             finally:

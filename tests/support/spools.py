@@ -8,9 +8,11 @@ from pathlib import Path
 from random import Random
 
 from mysocket.core.batch import Batch
+from mysocket.options import MAX_SPOOL
 from mysocket.spool.committer import Committer
-from mysocket.spool.disk import CAPACITY, DiskSpool, open_spool
+from mysocket.spool.disk import DiskSpool
 from mysocket.spool.interface import Spool
+from mysocket.spool.opening import open_spool
 from mysocket.spool.output import OutputFile
 from mysocket.spool.store import Store
 
@@ -18,7 +20,7 @@ from mysocket.spool.store import Store
 def opened(
     path: Path | str,
     *,
-    capacity: int = CAPACITY,
+    capacity: int = MAX_SPOOL,
     long: int = 0,
     output: Path | str | None = None,
     accept_loss: bool = False,

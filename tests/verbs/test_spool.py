@@ -25,11 +25,13 @@ from mysocket.cli import main
 from mysocket.core.batch import END, MAX_PAYLOAD, ChunkCutter, Cutter, Flag, Kind, LineCutter, Piece, WholeCutter
 from mysocket.core.inbox import Mark
 from mysocket.errors import CannotOpen, MySocketError, SpoolLocked, UnsafeSpool
-from mysocket.options import VERBS
-from mysocket.spool.disk import FILES, DiskSpool, open_spool
+from mysocket.options import MAX_SPOOL, VERBS
+from mysocket.spool.disk import DiskSpool
 from mysocket.spool.interface import Recipient
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import LOCK, SPOOL, open_directory
+from mysocket.spool.opening import open_spool
+from mysocket.spool.store import FILES
 from mysocket.verbs import spool as verb
 from tests.support.processes import MYSOCKET, ROOT, at_terminal, free_port, mysocket, read_some, wait_until
 
@@ -46,6 +48,7 @@ def opened(path: Path, *, output: Path | None = None, time: float = ACCEPTED) ->
     spool = open_spool(
         str(path),
         role="session",
+        capacity=MAX_SPOOL,
         output=str(output) if output is not None else None,
         host="here",
         post=lambda call: call(),
