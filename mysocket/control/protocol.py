@@ -1,0 +1,212 @@
+"""The control socket's language: JSON objects, one a line. docs/control.md has it for those who write a client of their own.
+
+Rules
+
+1. The service speaks first: one :class:`Greeting`. Then the client asks, and the service answers in the order of the questions.
+2. A line is at most :data:`MAX_LINE` bytes. What is no JSON object, or says nothing that is known, ends the connection: the last
+   line of the service is then an error.
+3. ``send``: pieces of the input, cut as on the wire, may begin below ``window``; ``accepted`` counts the bytes that are committed
+   together with the id of the request. Whoever asks again with that id learns how far it had come, and goes on from there.
+4. ``attach``: rows of the inbox, each a block of whole messages. One of more than :data:`MAX_PAYLOAD` bytes comes in parts, all
+   but the last flagged MORE. ``at`` is the position in the inbox where the payload begins, in bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, NamedTuple
+
+from mysocket.core.batch import KNOWN_FLAGS, MAX_PAYLOAD, Kind, Piece
+from mysocket.errors import FAILED, RemoteProtocolError
+
+VERSION = 1
+#: Bytes of a line with its end, at most. What a piece of 256 KiB takes in base64, and as much again.
+MAX_LINE = 1024 * 1024
+#: Bytes of a request that may be sent and not accepted yet, at most; a piece may begin below that.
+WINDOW = MAX_PAYLOAD
+#: Bytes of the id of a request.
+REQUEST_SIZE = 16
+#: Names of consumers: so many of these characters.
+MAX_NAME = 64
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+Line = dict[str, Any]
+
+
+class Malformed(RemoteProtocolError):
+    """The control connection broke its protocol: {text}."""
+
+
+def encode(line: Line) -> bytes:
+    """A line."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape") + b"\n"
+
+
+def decode(line: bytes) -> Line:
+    """What a line says.
+
+    :raises Malformed: it is no JSON object.
+    """
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as problem:
+        raise Malformed(f"a line that is no JSON ({type(problem).__name__})") from None
+    if not isinstance(found, dict):
+        raise Malformed("a line that is no JSON object")
+    return found
+
+
+class LineReader:
+    """Bytes in, lines out.
+
+    :param limit: bytes of the longest line with its end.
+    """
+
+    def __init__(self, limit: int = MAX_LINE) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._held = 0
+
+    def feed(self, data: bytes) -> list[Line]:
+        """What the lines say that ``data`` completes.
+
+        :raises Malformed: one is too long, or no JSON object; those before it are lost as well.
+        """
+        *whole, rest = data.split(b"\n")
+        lines = []
+        for part in whole:
+            self._hold(part)
+            lines.append(decode(b"".join(self._parts)))
+            self._parts, self._held = [], 0
+        self._hold(rest)
+        return lines
+
+    def _hold(self, part: bytes) -> None:
+        self._held += len(part)
+        if self._held >= self._limit:
+            raise Malformed(f"a line of more than {self._limit} bytes")
+        if part:
+            self._parts.append(part)
+
+
+# Bytes in a line ----------------------------------------------------------------------------------------------------------------
+
+
+def pack(payload: bytes) -> Line:
+    """The payload as ``text``, or as ``base64`` where it is no UTF-8 or would take more room as text."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(payload).decode()}
+    controls = len(payload) - len(payload.translate(None, _CONTROLS))
+    if 6 * controls > len(payload) and controls > 256:
+        return {"base64": base64.b64encode(payload).decode()}
+    return {"text": text}
+
+
+#: What JSON writes as six characters; the newline takes two.
+_CONTROLS = bytes(set(range(32)) - {10})
+
+
+def unpack(line: Line) -> bytes:
+    """The payload of a line.
+
+    :raises Malformed: there is none.
+    """
+    text, coded = line.get("text"), line.get("base64")
+    try:
+        if isinstance(text, str):
+            return text.encode()
+        if isinstance(coded, str):
+            return base64.b64decode(coded, validate=True)
+    except ValueError:
+        pass
+    raise Malformed("a line without a payload")
+
+
+def number(line: Line, name: str) -> int:
+    """A number from 0 to 2**63 - 1.
+
+    :raises Malformed: there is none of that name.
+    """
+    found = line.get(name)
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**63:
+        return found
+    raise Malformed(f"a line whose {name!r} is no number, or out of range")
+
+
+# What is said -------------------------------------------------------------------------------------------------------------------
+
+
+class Greeting(NamedTuple):
+    """The first line of a service: who it is.
+
+    :param node: the id of its node, in hexadecimal.
+    :param port: the number of the port it listens on, an endpoint string, or None.
+    :param peer: whom it dials (``--peer``), or None.
+    :param spool: the real path of its spool, or None: it keeps what it accepts in memory.
+    :param inbox: it keeps what it receives for its consumers.
+    """
+
+    version: str
+    pid: int
+    node: str
+    port: int | str | None
+    peer: str | None
+    spool: str | None
+    inbox: bool
+
+    def line(self) -> Line:
+        return {"mysocket": VERSION, **self._asdict()}
+
+    @classmethod
+    def read(cls, line: Line) -> Greeting:
+        """The greeting in a line.
+
+        :raises Malformed: it is none, or one of another version.
+        """
+        if line.get("mysocket") != VERSION:
+            raise Malformed("no greeting of a version that is known here")
+        pid, inbox = line.get("pid"), line.get("inbox")
+        texts = [line.get(name) for name in ("version", "node", "peer", "spool")]
+        port = line.get("port")
+        if not isinstance(pid, int) or not isinstance(inbox, bool) or not isinstance(port, int | str | None):
+            raise Malformed("a greeting with parts missing")
+        version, node, peer, spool = texts
+        if not isinstance(version, str) or not isinstance(node, str):
+            raise Malformed("a greeting with parts missing")
+        if not isinstance(peer, str | None) or not isinstance(spool, str | None):
+            raise Malformed("a greeting with parts missing")
+        return cls(version, pid, node, port, peer, spool, inbox)
+
+
+def piece_line(piece: Piece) -> Line:
+    """A piece of the input of ``send``."""
+    return {"piece": int(piece.kind), "flags": int(piece.flags), **pack(piece.payload)}
+
+
+def read_piece(line: Line) -> Piece:
+    """The piece in a line.
+
+    :raises Malformed: it is none, or breaks a rule of batches.
+    """
+    kind, flags, payload = number(line, "piece"), number(line, "flags"), unpack(line)
+    if kind not in (Kind.LINES, Kind.BLOB) or flags & ~KNOWN_FLAGS or not 0 < len(payload) <= MAX_PAYLOAD:
+        raise Malformed("a piece of unknown kind, or empty, or too large")
+    return Piece(Kind(kind), flags, payload)
+
+
+def error_line(text: str, status: int = FAILED) -> Line:
+    """Why the service ends the connection, and the exit status that fits."""
+    return {"error": text, "status": status}
+
+
+def check_name(text: str) -> str:
+    """The name of a consumer.
+
+    :raises ValueError: it is none.
+    """
+    if not 0 < len(text) <= MAX_NAME or not set(text) <= NAME_CHARACTERS or text.startswith((".", "-")):
+        raise ValueError(f"{text!r} is no name of a consumer: up to {MAX_NAME} letters, digits, '-', '_', '.'; no '-' or '.' first")
+    return text
