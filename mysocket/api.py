@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
@@ -95,6 +96,7 @@ class _Relations:
 
     whole = True
     repeats = False
+    room = sys.maxsize
 
     def __init__(self, reactor: Any, *, hub: bool, name: str | None, max_message: int, admission: Admission | None) -> None:
         self.peers: dict[object, Peer] = {}

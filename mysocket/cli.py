@@ -46,8 +46,10 @@ def write(text: str) -> None:
 def run_verb(verb: Verb, argv: Sequence[str], closed: set[int]) -> int:
     """Run a verb: ``run`` of the module of its name, which imports no more than it needs."""
     words, options = parse_verb(verb, argv)
-    if 1 in closed:
+    if 1 in closed and verb.prints:
         raise CannotOpen("it is closed; redirect it", where="stdout")
+    if 0 in closed and verb.rest and not words:
+        raise CannotOpen(f"it is closed; redirect it, or give {verb.rest}", where="stdin")
     status: int = import_module(f"mysocket.verbs.{verb.name}").run(*words, **options)
     return status
 

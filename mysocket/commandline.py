@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from mysocket._version import __version__
 from mysocket.errors import USAGE, UsageError
-from mysocket.options import ANSWERS, CLASSIC, DIAL, FLAG, LISTEN, OPTIONS, REPEAT, VERBS, Option, Settings, Verb, settings
+from mysocket.options import (
+    ANSWERS,
+    CLASSIC,
+    DIAL,
+    EXCLUSIVE,
+    FLAG,
+    LISTEN,
+    OPTIONS,
+    REPEAT,
+    VERBS,
+    Option,
+    Settings,
+    Verb,
+    settings,
+)
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -156,14 +170,26 @@ def parse_verb(verb: Verb, argv: Sequence[str]) -> tuple[list[Any], dict[str, An
     """
     program = f"{PROGRAM} {verb.name}"
     options, positionals = spell_out(argv, verb.options, program)
-    parser = _argument_parser(program, [verb.form], f"{verb.help[0].upper()}{verb.help[1:]}.", "", verb.options)
-    values = vars(parser.parse_args(options))
-    if len(positionals) != len(verb.words):
+    table = {option.long: option for option in verb.options}
+    values: dict[str, Any] = {}
+    for spelled in options:
+        long, _, value = spelled[2:].partition("=")
+        if long in ANSWERS:
+            # argparse takes as long to import as all the rest, and only formats the help.
+            text = f"{verb.help[0].upper()}{verb.help[1:]}."
+            _argument_parser(program, [verb.form], text, "", verb.options).parse_args(options)
+        values[long] = True if table[long].kind == FLAG else table[long].read(value)
+    for first, second, why in EXCLUSIVE:
+        if first in values and second in values:
+            raise UsageError(f"--{first} and --{second} exclude each other: {why}")
+    count = len(verb.words)
+    if len(positionals) < count or (len(positionals) > count and not verb.rest):
         missing = [name for name, _ in verb.words[len(positionals) :]]
-        wrong = f"{' '.join(missing)} is missing" if missing else f"{positionals[len(verb.words)]!r} is one argument too many"
+        wrong = f"{' '.join(missing)} is missing" if missing else f"{positionals[count]!r} is one argument too many"
         raise UsageError(f"{wrong}; the form is {verb.form}")
     fields = {option.field: values.get(option.long, option.default) for option in verb.options if option.field}
-    return [_word(name, parse, text) for (name, parse), text in zip(verb.words, positionals, strict=True)], fields
+    words = [_word(name, parse, text) for (name, parse), text in zip(verb.words, positionals, strict=False)]
+    return [*words, *positionals[count:]], fields
 
 
 def _word(name: str, parse: Callable[[str], object], text: str) -> object:

@@ -6,7 +6,7 @@ status of the program when the error ends it (docs/promise.md lists them).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 # Exit statuses of the program.
 OK = 0
@@ -23,7 +23,7 @@ TERMINATED = 143
 class MySocketError(Exception):
     """{text}"""
 
-    status: ClassVar[int] = FAILED
+    status: int = FAILED
 
     def __init__(self, text: str = "", /, **fields: Any) -> None:
         self.text = text = text.rstrip(".")
@@ -94,9 +94,12 @@ class AnotherPeer(MySocketError):
 
 
 class PortTaken(MySocketError):
-    """Cannot listen on {where}: {text}. Another program uses that port; choose another with -p, or end that program."""
+    """Cannot listen on {where}: {text}. {holder}; choose another with -p, or end that program."""
 
     status = USAGE
+
+    def __init__(self, text: str = "", /, *, holder: str = "Another program uses that port", **fields: Any) -> None:
+        super().__init__(text, holder=holder, **fields)
 
 
 class CannotListen(MySocketError):
@@ -200,5 +203,74 @@ class OutputDeleted(MySocketError):
 class OtherPeerWaits(MySocketError):
     """{waiting} in {spool} wait for {ours}; not sent to {theirs}. Deliver them first (--peer {ours}), or use another --spool for
     the other peer."""
+
+    status = USAGE
+
+
+class PidFileTaken(MySocketError):
+    """The pid file {where} names process {pid}{name}, which runs. If that is this service, it runs already; if it is another one
+    of twistd's, give this one a --pidfile (and --logfile) of its own; if it is neither, remove the file."""
+
+    status = USAGE
+
+
+class NoService(MySocketError):
+    """No service was found{which}: {text}. Start one (twistd mysocket …), or say where it is (--port PORT or --spool DIR)."""
+
+
+class SeveralServices(MySocketError):
+    """Several services were found: {text}. Choose one with --port PORT or --spool DIR."""
+
+    status = USAGE
+
+
+class OtherControl(MySocketError):
+    """The service at {where} speaks version {theirs} of the control language ({text}), this program version {ours}. Call the
+    mysocket that the service was started from, or start the service again."""
+
+
+class ServiceSays(MySocketError):
+    """The service (process {pid}) says: {text}."""
+
+    def __init__(self, text: str, /, *, pid: int, status: int) -> None:
+        super().__init__(text, pid=pid)
+        self.status = status
+
+
+class ServiceGone(MySocketError):
+    """The service (process {pid}) closed the connection ({text}). It may have been stopped or killed; its log tells more."""
+
+
+class NoAnswer(MySocketError):
+    """The service (process {pid}) has not {what} within {seconds:g} s."""
+
+    status = TIME_LIMIT
+
+
+class ServiceHidden(MySocketError):
+    """A service (process {pid}) holds the spool {directory}, but cannot be reached through its control socket: {text}. Nothing
+    was sent. Try again when it has started, or start it again."""
+
+
+class OutcomeUnknown(MySocketError):
+    """The service (process {pid}), which kept what it had accepted in memory, has ended: {text}."""
+
+
+class NotThere(MySocketError):
+    """No directory can be used for the control socket: {text}."""
+
+    status = USAGE
+
+
+class Unsent(MySocketError):
+    """{why}. {text}."""
+
+    def __init__(self, text: str, /, *, why: str, status: int) -> None:
+        super().__init__(text, why=why.rstrip("."))
+        self.status = status
+
+
+class NoControlSocket(MySocketError):
+    """No control socket in {where}: {text}. So mysocket send, attach and status do not find the service there."""
 
     status = USAGE

@@ -27,9 +27,10 @@ from mysocket.errors import (
     RemoteProtocolError,
     StateLoss,
 )
+from mysocket.metrics import Counters
 from mysocket.receiving import Receiving
 from mysocket.sending import Sending
-from mysocket.spool.interface import Spool
+from mysocket.spool.interface import Bookmark, Spool
 from mysocket.spool.ledger import Entry
 
 #: Reasons in a BYE after which trying again is of no use.
@@ -72,6 +73,7 @@ class Link:
     :param key: what the node finds it by.
     :param hello: what this node says of itself to this peer; its ``input`` says whether this link has something to send.
     :param receiving: the peer's half.
+    :param counters: count what passes.
     """
 
     def __init__(
@@ -83,18 +85,21 @@ class Link:
         spool: Spool,
         receiving: Receiving,
         company: Company,
+        counters: Counters | None = None,
     ) -> None:
         self.key = key
         self.clock = clock
         self.hello = hello
-        self.sending = Sending(spool, hello.input)
+        self.counters = counters if counters is not None else Counters()
+        self.sending = Sending(spool, hello.input, self.counters)
         self.sending.on_ready = self._ready
         self.receiving = receiving
         #: What the peer said of itself when it was linked last.
         self.peer: Hello | None = None
         self.peer_text = "the peer"
-        #: No connection is up since then (seconds); None while one is.
+        #: No connection is up since then (seconds); None while one is. And since when one is.
         self.away_since: float | None = clock.seconds()
+        self.linked_since: float | None = None
         self._company = company
         self._carriers: dict[Session, StreamProtocol] = {}
         self._settling = self._reacting = False
@@ -145,12 +150,13 @@ class Link:
         """Call ``call`` whenever there is room again."""
         self.sending.on_room = call
 
-    def accept(self, pieces: list[Piece]) -> int:
+    def accept(self, pieces: list[Piece], bookmark: Bookmark | None = None) -> int:
         """Take pieces of the own input; from here they are this link's to deliver.
 
+        :param bookmark: where the input stands behind them: they are committed together, and with it.
         :return: the position behind them; ``sending.on_acknowledged`` names it or a later one when they have arrived.
         """
-        self.sending.accept(pieces, self.clock.seconds())
+        self.sending.accept(pieces, self.clock.seconds(), bookmark)
         self._check_taker()
         self.settle()
         return self.sending.spool.end
@@ -200,7 +206,9 @@ class Link:
         self._carriers[session] = carrier
         self.peer, self.peer_text, self.away_since = peer, text, None
         self._left_told = False
+        self.counters.connections += 1
         if first:
+            self.linked_since = self.clock.seconds()
             self._company.tell(f"linked with {text}")
         if news is not None:
             self._company.tell(news)
@@ -222,6 +230,7 @@ class Link:
         if not self._carriers:
             # A peer that fell silent is away since it was heard last.
             self.away_since = carrier.session.heard if carrier.session.fell_silent else self.clock.seconds()
+            self.linked_since = None
             self._tell_lost(reason)
         self.settle()
         self._company.changed(self)
@@ -395,6 +404,7 @@ class Link:
                     self._company.changed(self)
             for carrier in self.connections:
                 carrier.flush()
+            self.counters.tick(self.clock.seconds())
         finally:
             self._settling = False
         self._arm()

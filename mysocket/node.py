@@ -21,6 +21,7 @@ from mysocket.core.wire import ID_SIZE, Hello, Input, Reason
 from mysocket.ends.escape import one_line
 from mysocket.errors import AnotherPeer, MySocketError, StateLoss
 from mysocket.link import Link
+from mysocket.metrics import Counters
 from mysocket.receiving import Receiving, Sink
 from mysocket.spool.interface import DurableSpool, Spool
 from mysocket.spool.ledger import Entry
@@ -89,6 +90,7 @@ class Node:
         self.character = character
         self.clock = clock
         self.spool = spool
+        self.counters = Counters()
         self.id = random_bytes(ID_SIZE) if spool is None else spool.node
         #: Links by the node id of their peer; the one link of a node with a ``--peer`` stands under b"".
         self.links: dict[bytes, Link] = {}
@@ -202,8 +204,11 @@ class Node:
             ledger=durable.ledger if durable is not None else None,
             now=self._now,
             accept_loss=character.accept_loss,
+            counters=self.counters,
         )
-        link = Link(key=key, clock=self.clock, hello=hello, spool=spool, receiving=receiving, company=self)
+        link = Link(
+            key=key, clock=self.clock, hello=hello, spool=spool, receiving=receiving, company=self, counters=self.counters
+        )
         if own:
             self._own_link = link
         self.links[key] = link

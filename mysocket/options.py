@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mysocket.errors import UsageError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 Kind = Literal["flag", "value", "repeat"]
 FLAG: Kind = "flag"
@@ -55,6 +57,8 @@ def _linger(text: str) -> float:
 
 
 def _address(text: str) -> str:
+    from ipaddress import ip_address  # what a short command does not need, it does not import
+
     try:
         return str(ip_address(text))
     except ValueError:
@@ -62,6 +66,8 @@ def _address(text: str) -> str:
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
+    from ipaddress import ip_network
+
     try:
         return ip_network(text, strict=False)
     except ValueError:
@@ -189,21 +195,61 @@ class Verb:
     """The first word of a command line, if it says what to do (mysocket/verbs has a module of each one's name).
 
     :param words: the positional arguments: their names, and what reads them as :attr:`Option.parse` does. All are needed.
+    :param rest: the name of the words that may follow them, any number; empty: none may. They are taken as they are.
+    :param prints: it needs stdout. One with a ``rest`` needs stdin where there is none.
     """
 
     name: str
     help: str
     words: tuple[tuple[str, Callable[[str], object]], ...]
     options: tuple[Option, ...]
+    rest: str = ""
+    prints: bool = True
 
     @property
     def form(self) -> str:
         """How it is called."""
         names = [f"--{option.long} {option.metavar or ''}".rstrip() for option in self.options if option.long not in ANSWERS]
-        return " ".join(["mysocket", self.name, *(word for word, _ in self.words), *(f"[{name}]" for name in names)])
+        words = [*(word for word, _ in self.words), *([f"[{self.rest}…]"] if self.rest else [])]
+        return " ".join(["mysocket", self.name, *words, *(f"[{name}]" for name in names)])
+
+
+def _control_port(text: str) -> int | str:
+    if not text:
+        raise ValueError("it is empty; write what the --port of the service says")
+    return _port_number(text, lowest=1) if text.isdecimal() and text.isascii() else text
+
+
+def _consumer(text: str) -> str:
+    from mysocket.control.protocol import check_name
+
+    return check_name(text)
+
+
+def _position(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text) or int(text) >= 2**63:
+        raise ValueError(f"{text!r} is not a position; write the number that attach --json calls position")
+    return int(text)
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"{text!r} is unknown; write {' or '.join(known)}")
+        return text
+
+    return read
 
 
 # fmt: off
+_SERVICE = (
+    Option("port", "p", "PORT", VALUE, None, _control_port, field="port",
+           help="the service with this --port; needed where several run"),
+    Option("spool", None, "DIR", VALUE, None, _file_name, field="spool",
+           help="the service with this --spool"),
+)
+_WAIT = "give up with status 3 when "
+
 VERBS: dict[str, Verb] = {verb.name: verb for verb in (
     Verb("spool", "show how far the streams of a spool have come, and what waits in it; while no other process holds it",
          words=(("DIR", _file_name),),
@@ -212,6 +258,64 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in (
                     help="list the messages that wait instead, each behind its position"),
              Option("json", "J", None, FLAG, False, bool, field="json",
                     help="write one JSON object; with --messages one per message"),
+             HELP,
+         )),
+    Verb("send", "give the service that runs here a message, or its own input where there is no TEXT; it is sent on from there",
+         words=(), rest="TEXT", prints=False,
+         options=(
+             *_SERVICE,
+             Option("delivered", None, None, FLAG, False, bool, field="delivered",
+                    help="wait until the peer has acknowledged it; the default is until the service has accepted it"),
+             Option("wait", "w", "SECS", VALUE, None, parse_duration, field="wait",
+                    help=_WAIT + "the service accepts no more for so long; default: wait as long as it takes"),
+             Option("stream", None, None, FLAG, False, bool, field="stream",
+                    help="cut the input wherever it comes, for bytes without lines"),
+             Option("whole", None, None, FLAG, False, bool, field="whole",
+                    help="the whole input is one message"),
+             Option("null", "0", None, FLAG, False, bool, field="null",
+                    help="messages end in a NUL byte; the default is one line, one message"),
+             Option("verbose", "v", None, FLAG, False, bool, field="verbose", help="say what was accepted, and by whom"),
+             Option("quiet", None, None, FLAG, False, bool, field="quiet", help="say only errors on stderr"),
+             HELP,
+         )),
+    Verb("attach", "talk through the service that runs here, or read what it has received",
+         words=(),
+         options=(
+             *_SERVICE,
+             Option("recv-only", None, None, FLAG, False, bool, field="recv_only",
+                    help="only read, and never touch stdin"),
+             Option("json", "J", None, FLAG, False, bool, field="json",
+                    help="write one JSON object per message, with its position"),
+             Option("as", None, "NAME", VALUE, None, _consumer, field="consumer",
+                    help="the consumer: what it has acknowledged it does not get again"),
+             Option("from", None, "WHERE", VALUE, None, _one_of("oldest", "now"), field="begin",
+                    help="where a name that is new begins: oldest or now"),
+             Option("ack", None, "HOW", VALUE, "auto", _one_of("auto", "none"), field="ack",
+                    help="auto: a message is acknowledged when it is written (the default); none: mysocket ack does it"),
+             Option("timestamps", "T", None, FLAG, False, bool, field="timestamps",
+                    help="write the local time (RFC 3339) before each line received"),
+             HELP,
+         )),
+    Verb("ack", "say that a consumer has every message up to a position; the service need keep none of them for it",
+         words=(("NAME", _consumer), ("POSITION", _position)), prints=False,
+         options=(*_SERVICE, HELP)),
+    Verb("forget", "remove a consumer, so that nothing is kept for it any more",
+         words=(("NAME", _consumer),), prints=False,
+         options=(*_SERVICE, HELP)),
+    Verb("status", "show how the service that runs here is; exit status 0: linked with its peer, 1: not",
+         words=(),
+         options=(
+             *_SERVICE,
+             Option("json", "J", None, FLAG, False, bool, field="json", help="write one JSON object"),
+             Option("watch", None, None, FLAG, False, bool, field="watch", help="look again every second, until Ctrl-C"),
+             HELP,
+         )),
+    Verb("stop", "end the service that runs here, and wait until it has left",
+         words=(), prints=False,
+         options=(
+             *_SERVICE,
+             Option("wait", "w", "SECS", VALUE, 30.0, parse_duration, field="wait",
+                    help=_WAIT + "it has not left within so long; default 30s"),
              HELP,
          )),
 )}
@@ -284,6 +388,8 @@ def split_host_port(text: str) -> tuple[str, int]:
 
 
 def _is_ipv6(text: str) -> bool:
+    from ipaddress import ip_address
+
     try:
         return ip_address(text).version == 6
     except ValueError:

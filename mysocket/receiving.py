@@ -16,6 +16,7 @@ from mysocket.core.session import Session
 from mysocket.core.wire import Attach, Hello, Input, Start
 from mysocket.ends.sink import Origin
 from mysocket.errors import MySocketError, RemoteProtocolError, StateLoss
+from mysocket.metrics import Counters
 from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
 
 
@@ -26,6 +27,10 @@ class Sink(Interface):
     whole: bool
     #: What was written and not committed stays there when this process dies, and comes again.
     repeats: bool
+
+    @property
+    def room(self) -> int:
+        """Bytes that it can take; what is granted to peers is not more."""
 
     def write(self, block: Batch, origin: Origin) -> None:
         """Take a batch, or with :attr:`whole` a block of whole messages; call ``origin.written(block.end)`` when it is safe,
@@ -50,6 +55,7 @@ class Receiving:
     :param ledger: where positions are committed, or None: they end with this process.
     :param now: the time in seconds since the epoch.
     :param accept_loss: go on where the peer's state was lost.
+    :param counters: count what comes.
     """
 
     def __init__(
@@ -61,8 +67,10 @@ class Receiving:
         ledger: Ledger | None = None,
         now: Callable[[], float] = lambda: 0.0,
         accept_loss: bool = False,
+        counters: Counters | None = None,
     ) -> None:
         self.inbox = Inbox()
+        self._counters = counters if counters is not None else Counters()
         #: Messages up to this position may have been written by an earlier process.
         self.repeats_until = 0
         #: Data of the peer is known to be missing.
@@ -195,6 +203,8 @@ class Receiving:
         if self._sink is None or not self.inbox.carries(session) or not self.inbox.take(batch):
             return
         failpoints.reach("R1")
+        self._counters.batches_in += 1
+        self._counters.bytes_in += len(batch.payload)
         block: Batch | None = batch
         if self._assembler is not None:
             # A sender that was killed within a message may come back without the rest of its input.
@@ -271,6 +281,8 @@ class Receiving:
         The parts of a long message are held on top of the budget, or a message longer than that would never end.
         """
         budget = self._budget()
+        if self._sink is not None:
+            budget = max(0, min(budget, self._sink.room))
         if self._ledger is not None and self._sink is not None and self._sink.repeats:
             budget = min(budget, MAX_REPEAT - MAX_PAYLOAD)
         return budget + self._held

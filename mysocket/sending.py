@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mysocket import failpoints
 from mysocket.carriers.stream import StreamProtocol
@@ -11,7 +11,8 @@ from mysocket.core.outbox import Outbox
 from mysocket.core.session import Session
 from mysocket.core.wire import Ack, Hello, Input, Resume
 from mysocket.errors import AnotherPeer
-from mysocket.spool.interface import Recipient, Spool
+from mysocket.metrics import Counters
+from mysocket.spool.interface import Bookmark, Recipient, Spool
 
 #: Parts that are handed to a carrier at once; the kernel takes at most 1024 (IOV_MAX).
 PARTS = 256
@@ -27,7 +28,7 @@ class Sending:
     :param input: what the own input is; with NONE nothing is ever sent.
     """
 
-    def __init__(self, spool: Spool, input: Input) -> None:
+    def __init__(self, spool: Spool, input: Input, counters: Counters | None = None) -> None:
         self.spool = spool
         self.outbox = Outbox(spool)
         self.input = input
@@ -40,6 +41,9 @@ class Sending:
         #: Called when there is room for input again, and with the position that is acknowledged.
         self.on_room: Callable[[], None] = lambda: None
         self.on_acknowledged: Callable[[int], None] = lambda position: None
+        #: Called when more is committed or acknowledged, or there may be room.
+        self.on_progress: Callable[[], None] = lambda: None
+        self._counters = counters if counters is not None else Counters()
         # There is an end to speak of: an END was appended, or an earlier process left something to deliver.
         self._marked = bool(self.outbox.unacknowledged)
         # What waits was for the recipient: it was linked in this process, or it left something undone in an earlier one.
@@ -68,10 +72,13 @@ class Sending:
         """There is nothing (more) to tell the peer: it has heard BYE(done), or need not."""
         return not self._marked or not self.delivered or self.outbox.said_done
 
-    def accept(self, pieces: Iterable[Piece], now: float) -> None:
-        """Take pieces of the own input."""
-        for piece in pieces:
-            self.spool.append(piece)
+    def accept(self, pieces: Sequence[Piece], now: float, bookmark: Bookmark | None = None) -> None:
+        """Take pieces of the own input; with a bookmark they are committed together with it."""
+        if bookmark is None:
+            for piece in pieces:
+                self.spool.append(piece)
+        else:
+            self.spool.append_together(pieces, bookmark)
         if self.outbox.started and self.outbox.unacknowledged > RUN_AHEAD:
             self.paused_until = now + PAUSE
 
@@ -86,6 +93,7 @@ class Sending:
         if self.paused_until is not None and now >= self.paused_until:
             self.paused_until = None
             self._offer_room()
+            self.on_progress()
 
     def end(self, *, mark: bool) -> None:
         """The own input has ended, with an end mark or, if nobody waits for one, without."""
@@ -140,12 +148,14 @@ class Sending:
             return False
         self.on_acknowledged(self.spool.retired)
         self._offer_room()
+        self.on_progress()
         return not self.outbox.unacknowledged
 
     def _changed(self) -> None:
         """The spool has committed, or fetched, something."""
         self._offer_room()
         self.on_ready()
+        self.on_progress()
 
     def _offer_room(self) -> None:
         # A source that reads little by little costs more than one that waits for room for a batch.
@@ -161,6 +171,8 @@ class Sending:
             carrier.session.send(batch)
             size += len(batch.payload)
             parts += 2
+            self._counters.batches_out += 1
+            self._counters.bytes_out += len(batch.payload)
             if size >= MAX_PAYLOAD or parts >= PARTS:
                 carrier.flush()
                 failpoints.reach("S5")

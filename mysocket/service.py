@@ -10,6 +10,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
@@ -19,13 +20,16 @@ from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
-from mysocket.errors import MySocketError
+from mysocket.errors import MySocketError, UsageError
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
     from mysocket.spool.disk import DiskSpool
+
+#: The name of stdout, for ``--output``.
+STANDARD = "-"
 
 
 def use_monotonic_time(reactor: Any) -> None:
@@ -52,6 +56,24 @@ def make_service(
     return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
 
 
+def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:
+    """The service of ``twistd -n``: what stdin gives is sent, and it ends with that; without an input it stays."""
+    stdin = What.CLOSED if settings.recv_only else what(0)
+    stays = stdin in (What.CLOSED, What.NULL)
+    spool = _open_spool(settings, reactor, "service")
+    ends = _ends(settings, reactor, stdin, voice.tell, stays=stays, spool=spool)
+    return _compose(settings, reactor, voice, ends, spool=spool, attended=True)
+
+
+def make_daemon(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:
+    """The service of ``twistd``, which has neither stdin nor stdout."""
+    where = settings.output or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
+    voice.tell(f"a daemon has no stdin: messages are handed to it by mysocket send; what it receives goes to {where}")
+    spool = _open_spool(settings, reactor, "service")
+    ends = _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain, stays=True, spool=spool)
+    return _compose(settings, reactor, voice, ends, spool=spool, attended=True)
+
+
 def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) -> IService:
     """The service of ``twistd mysocket``. It opens nothing before it is started: twistd forks and changes directory between.
 
@@ -64,14 +86,9 @@ def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) ->
     voice = Voice(lambda text: log.info("{text}", text=text), quiet=settings.quiet, verbose=settings.verbose)
     foreground = parent is not None and bool(parent.get("nodaemon"))
 
-    def make() -> EndpointService:
-        if foreground:
-            return make_service(settings, reactor, voice=voice, closed=set(), banner=voice.tell)
-        where = settings.output or "the log"
-        voice.tell(f"a daemon has no stdin: it only receives, and what it receives goes to {where}")
-        spool = _open_spool(settings, reactor, "service")
-        ends = _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain, spool=spool)
-        return _compose(settings, reactor, voice, ends, spool=spool)
+    if settings.output == STANDARD and not foreground:
+        raise UsageError("--output -: a daemon has no stdout; name a file, or leave it out, and mysocket attach reads what came")
+    make = partial(make_foreground if foreground else make_daemon, settings, reactor, voice)
 
     # twistd -n writes its log to stdout, which belongs to the messages.
     to_stderr = foreground and parent is not None and not any(parent.get(name) for name in ("logfile", "logger", "syslog"))
@@ -148,6 +165,7 @@ def _ends(
     stdin: What,
     banner: Callable[[str], None],
     log: Callable[[str], None] | None = None,
+    stays: bool = False,
     spool: DiskSpool | None = None,
 ) -> Ends:
     return Ends(
@@ -155,12 +173,13 @@ def _ends(
         stdin=stdin,
         # Plain bytes have no messages: they go out as they come.
         cut="stream" if settings.raw and not settings.udp else settings.cut,
-        output=settings.output,
+        output=None if settings.output == STANDARD else settings.output,
         durable_output=spool.output if spool is not None else None,
         style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
         max_message=settings.max_message,
         banner=banner,
         log=log,
+        stays=stays,
     )
 
 
@@ -169,7 +188,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         return None
     from mysocket.spool.opening import open_spool
 
-    output = settings.output
+    output = None if settings.output == STANDARD else settings.output
     if output is not None and os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
         output = None  # a device or a pipe cannot be cut back
     return open_spool(
@@ -178,6 +197,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         capacity=settings.max_spool,
         long=settings.max_message,
         output=output,
+        keep_received=role == "service" and settings.output is None and not settings.send_only,
         accept_loss=settings.accept_loss,
         host=socket.gethostname(),
         post=reactor.callFromThread,
@@ -189,7 +209,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
 
 def watch_hangup(reactor: Any, service: EndpointService) -> None:
     """SIGHUP opens the output file anew; without one it ends the process, as ever."""
-    if service.settings.output is not None:
+    if service.settings.output not in (None, STANDARD):
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(service.reopen_output))
 
 
@@ -200,7 +220,11 @@ def _compose(
     ends: Ends,
     progress: ProgressLine | None = None,
     spool: DiskSpool | None = None,
+    attended: bool = False,
 ) -> EndpointService:
+    """
+    :param attended: other programs of the same user can talk to it.
+    """
     kind: Callable[..., EndpointService]
     if settings.udp:
         from mysocket.services.rawdatagram import RawDatagramService as kind
@@ -209,5 +233,10 @@ def _compose(
     else:
         from mysocket.services.linked import LinkService
 
-        return LinkService(settings, reactor, voice=voice, ends=ends, progress=progress, spool=spool)
+        service = LinkService(settings, reactor, voice=voice, ends=ends, progress=progress, spool=spool, attended=attended)
+        if attended:
+            from mysocket.services.desk import ServiceDesk
+
+            service.reception = ServiceDesk(service, spool, os.urandom)
+        return service
     return kind(settings, reactor, voice=voice, ends=ends)

@@ -11,7 +11,7 @@ from twisted.python import usage
 
 from mysocket._version import __version__
 from mysocket.commandline import spell_out
-from mysocket.errors import UsageError
+from mysocket.errors import MySocketError, UsageError
 from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option, Settings, settings
 
 
@@ -40,6 +40,16 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         self.settings = settings(self, self.positionals)
+        if self.parent is None:
+            return
+        from mysocket.services.before import look
+
+        # What twistd finds in the process that it forks, it tells in its own words and with status 1.
+        try:
+            look(self.settings, self.parent)
+        except MySocketError as error:
+            sys.stderr.write(f"mysocket: {error}\n")
+            sys.exit(error.status)
 
 
 def _repeatable(option: Option) -> None:

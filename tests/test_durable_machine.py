@@ -48,8 +48,9 @@ from mysocket.errors import MySocketError
 from mysocket.link import Link
 from mysocket.node import Character, Node
 from mysocket.options import MAX_SPOOL
-from mysocket.spool import committer, disk, space, store
-from mysocket.spool.store import Changes, Store
+from mysocket.spool import changes, committer, disk, queue, space
+from mysocket.spool.changes import Changes
+from mysocket.spool.store import Store
 from tests.support.network import Connection, run
 from tests.support.spools import full_of, has_tail, kill, opened, output_of, store_of
 
@@ -63,9 +64,9 @@ SPACE = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_O
 LONG = float(os.environ.get("MYSOCKET_MACHINE_SECONDS", "0"))
 #: Limits so small that a few lines reach all of them.
 SMALL = {
-    (committer, "GROUP"): 400,
-    (committer, "GROUP_ITEMS"): 6,
-    (committer, "RETIRE_SIZE"): 300,
+    (queue, "GROUP"): 400,
+    (queue, "GROUP_ITEMS"): 6,
+    (queue, "RETIRE_SIZE"): 300,
     (committer, "FETCH"): 300,
     (committer, "FETCH_BATCHES"): 4,
     (space, "COMPACT_SIZE"): 150_000,
@@ -76,7 +77,7 @@ SMALL = {
     (disk, "FETCH_BELOW_BATCHES"): 3,
     (disk, "IN_FLIGHT"): 8,
     (disk, "BATCH_COST"): 40,
-    (store, "DELETED_AT_ONCE"): 3,
+    (changes, "DELETED_AT_ONCE"): 3,
     (node, "WINDOW"): 900,
 }
 

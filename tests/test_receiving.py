@@ -19,6 +19,7 @@ class WholeSink:
 
     whole = True
     repeats = False
+    room = 2**40
 
     def __init__(self) -> None:
         self.blocks: list[Batch] = []

@@ -16,6 +16,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mysocket.carriers import holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.carriers.admission import is_loopback
 from mysocket.carriers.datagram import READ_SIZE
@@ -137,11 +138,25 @@ def port_number(port: IListeningPort) -> int:
     return int(address.port)
 
 
-def _cannot_listen(problem: object, where: str) -> MySocketError:
+def _cannot_listen(problem: object, where: str, kind: holders.Kind = "tcp") -> MySocketError:
     cause = getattr(problem, "socketError", problem)
     text = getattr(cause, "strerror", None) or str(cause)
-    taken = getattr(cause, "errno", None) == errno.EADDRINUSE
-    return (PortTaken if taken else CannotListen)(text, where=where)
+    if getattr(cause, "errno", None) != errno.EADDRINUSE:
+        return CannotListen(text, where=where)
+    if not isinstance(problem, error.CannotListenError):
+        return PortTaken(text, where=where)
+    if isinstance(problem.port, int):
+        return port_taken(problem.port, problem.interface, kind, where=where, text=text)
+    return _taken(holders.holder_of_path(os.fsdecode(problem.port)), where, text)
+
+
+def port_taken(port: int, address: str, kind: holders.Kind, *, where: str, text: str) -> PortTaken:
+    """The error that names who has the port, as far as that can be seen."""
+    return _taken(holders.holder_of_port(port, address, kind), where, text)
+
+
+def _taken(holder: holders.Holder | None, where: str, text: str) -> PortTaken:
+    return PortTaken(text, where=where) if holder is None else PortTaken(text, where=where, holder=holder.sentence())
 
 
 @implementer(IStreamClientEndpoint)
@@ -149,14 +164,24 @@ class Dialled:
     """An endpoint whose failures are told as sentences.
 
     :param report: called with the error of each attempt that fails.
+    :param begin: called when one begins.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint, peer: str, report: Callable[[MySocketError], None]) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        peer: str,
+        report: Callable[[MySocketError], None],
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         self._endpoint = endpoint
         self._peer = peer
         self._report = report
+        self._begin = begin
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        self._begin()
+
         def failed(failure: Failure) -> Failure:
             if failure.check(error.ConnectingCancelledError, CancelledError) is None:
                 self._report(connect_error(failure.value, self._peer))
@@ -202,7 +227,7 @@ def listen_datagrams(
                 return listen_datagrams(reactor, port, "0.0.0.0", protocol, optional=False)
             if optional:
                 return None
-        raise _cannot_listen(problem, host_port_text(address, port)) from None
+        raise _cannot_listen(problem, host_port_text(address, port), "udp") from None
 
 
 def _no_such_address(problem: error.CannotListenError, address: str) -> bool:
@@ -219,6 +244,26 @@ def _ignore(reason: Failure) -> None:
     """Nobody waits for this connection's end any more."""
 
 
+class Attempts:
+    """How dialling goes, for whoever wants to know; :func:`dialler` keeps it true until its service is stopped."""
+
+    def __init__(self) -> None:
+        #: When the next attempt begins, on the reactor's clock; None while one is made, or its connection stands.
+        self.next: float | None = None
+        #: Those that failed since the last finished handshake, and what was wrong with the last of them.
+        self.failed = 0
+        self.error: MySocketError | None = None
+
+    def fail(self, error: MySocketError) -> None:
+        """Nobody was reached, or the handshake did not come to its end."""
+        self.failed += 1
+        self.error = error
+
+    def succeed(self) -> None:
+        """A handshake is finished."""
+        self.failed, self.error = 0, None
+
+
 def dialler(
     reactor: Any,
     endpoint: IStreamClientEndpoint,
@@ -228,23 +273,40 @@ def dialler(
     prepare: Callable[[Any], Deferred[Any]],
     report: Callable[[MySocketError], None],
     random: Callable[[], float],
+    attempts: Attempts | None = None,
 ) -> ClientService:
     """A service that connects, and again whenever the connection is lost.
 
     :param prepare: fires when the handshake is finished; until then the attempt counts as failed, so that the back-off goes on.
+    :param attempts: is told how it goes.
     """
 
     from twisted.application.internet import ClientService  # a listener needs none of it
+
+    known = attempts if attempts is not None else Attempts()
+    backoff = retry_policy(random)
+
+    def policy(attempt: int) -> float:
+        delay = backoff(attempt)
+        known.next = reactor.seconds() + delay
+        return delay
+
+    def failed_attempt(problem: MySocketError) -> None:
+        known.fail(problem)
+        report(problem)
 
     def prepared(protocol: Any) -> Deferred[Any]:
         def failed(failure: Failure) -> Failure:
             # ClientService (Twisted 26.10) has no transition for a connection that is lost when its preparation has failed.
             protocol._lostNotification = _ignore
-            report(connect_error(failure.value, peer))
+            failed_attempt(connect_error(failure.value, peer))
             return failure
 
-        return prepare(protocol).addErrback(failed)
+        def finished(result: object) -> object:
+            known.succeed()
+            return result
 
-    return ClientService(
-        Dialled(endpoint, peer, report), factory, retryPolicy=retry_policy(random), clock=reactor, prepareConnection=prepared
-    )
+        return prepare(protocol).addCallbacks(finished, failed)
+
+    dialled = Dialled(endpoint, peer, failed_attempt, begin=lambda: setattr(known, "next", None))
+    return ClientService(dialled, factory, retryPolicy=policy, clock=reactor, prepareConnection=prepared)

@@ -49,7 +49,8 @@ def decode(line: bytes) -> Line:
     :raises Malformed: it is no JSON object.
     """
     try:
-        found = json.loads(line)
+        # Paths may be no UTF-8: they come as they went, byte for byte.
+        found = json.loads(line.decode(errors="surrogateescape"))
     except (ValueError, RecursionError) as problem:
         raise Malformed(f"a line that is no JSON ({type(problem).__name__})") from None
     if not isinstance(found, dict):
@@ -208,5 +209,7 @@ def check_name(text: str) -> str:
     :raises ValueError: it is none.
     """
     if not 0 < len(text) <= MAX_NAME or not set(text) <= NAME_CHARACTERS or text.startswith((".", "-")):
-        raise ValueError(f"{text!r} is no name of a consumer: up to {MAX_NAME} letters, digits, '-', '_', '.'; no '-' or '.' first")
+        raise ValueError(
+            f"{text!r} is no name of a consumer; it has up to {MAX_NAME} letters, digits, or -_. and begins with none of -."
+        )
     return text

@@ -149,11 +149,11 @@ class Inbox:
         """
         if self.session is None or self._said is not None:
             return None
-        if self.committed + window - self._granted >= window // 4:
+        if self.committed + window - self._granted >= max(1, window // 4):
             return now
         if not self._owed:
             return None
-        if self.committed - self._acked >= window // 4 or self.at_end and self.committed == self.taken:
+        if self.committed - self._acked >= max(1, window // 4) or self.at_end and self.committed == self.taken:
             return now
         return self._acked_at + ACK_INTERVAL
 

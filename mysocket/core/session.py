@@ -11,6 +11,8 @@ Laws
 4. Any error is final: after a :class:`Broken` event a session takes and gives nothing more.
 5. Every byte heard counts as life, so a PING behind megabytes on a slow line kills nothing. PING goes out when nothing was sent
    for ``Heartbeat.interval``; nothing heard for ``Heartbeat.dead`` ends the session.
+6. The first PING of a side goes out as soon as both have said HELLO, before data stands in its way: so each knows the round trip
+   from the beginning. Nobody waits for the PONG.
 
 The ritual of every user: :meth:`receive`, handle the events, hand :meth:`output` to the carrier, come back at
 :meth:`next_deadline` with :meth:`tick`.
@@ -98,7 +100,8 @@ class Session:
         self.fell_silent = False
         self._sent = now
         self._challenged_until: float | None = None
-        self._ping: tuple[int, float] = (0, 0.0)
+        self._pings = 0
+        self._pinged: float | None = None  # when the last PING was taken from us; None: not yet
         self._asked = False  # our ATTACH waits for RESUME
         self._may_start = False  # their RESUME was sent, START may come
         self._batches_in = False  # their START has come
@@ -157,12 +160,12 @@ class Session:
         """Ask whether the peer is there; if nothing at all is heard for ``seconds``, it is dead."""
         if self._challenged_until is None:
             self._challenged_until = now + seconds
-            self.ping(now)
+            self.ping()
 
-    def ping(self, now: float) -> None:
+    def ping(self) -> None:
         """Ask whether the peer is there."""
-        self._ping = (self._ping[0] + 1, now)
-        self._output.append(encode(Ping(self._ping[0])))
+        self._pings, self._pinged = self._pings + 1, None
+        self._output.append(encode(Ping(self._pings)))
 
     def output(self, now: float) -> list[Bytes]:
         """Take what is to be sent."""
@@ -170,6 +173,8 @@ class Session:
         if output:
             self._output = []
             self._sent = now
+            if self._pinged is None:
+                self._pinged = now
         return output
 
     # What comes in ------------------------------------------------------------------------------------------------------------
@@ -208,8 +213,8 @@ class Session:
                 self._output.append(encode(Pong(frame.number)))
                 return False
             case Pong():
-                if frame.number == self._ping[0]:
-                    self.round_trip = now - self._ping[1]
+                if 0 < frame.number == self._pings and self._pinged is not None:
+                    self.round_trip = now - self._pinged
                 return False
             case Hello():
                 legal = self.peer is None
@@ -236,6 +241,8 @@ class Session:
 
     def _opened(self) -> None:
         self.is_open = self._greeted and self.peer is not None
+        if self.is_open:
+            self.ping()
 
     def _break(self, error: MySocketError) -> Broken:
         self.fell_silent = isinstance(error, Silent)
@@ -276,7 +283,7 @@ class Session:
                 return []
             return [self._break(Silent(seconds=silent))]
         if now >= self._sent + self.heartbeat.interval:
-            self.ping(now)
+            self.ping()
         return []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol as Interface
@@ -160,6 +161,9 @@ class LineFormat:
 
 class FormatSink:
     """A link's sink: renders blocks and writes them to an output."""
+
+    #: An output that is slow holds up what is granted by itself.
+    room = sys.maxsize
 
     def __init__(self, format: Format, output: Output) -> None:
         self.whole = format.whole

@@ -51,7 +51,8 @@ class Ends:
     :param output: a file to append to instead of stdout.
     :param durable_output: writes the output file instead, so that nothing is in it twice.
     :param style: ``plain``, ``json`` or ``timestamps``.
-    :param log: for a daemon, which has neither stdin nor stdout: where messages go without an ``output``. A daemon stays.
+    :param log: for a daemon, which has neither stdin nor stdout: where messages go without an ``output``.
+    :param stays: leave only when told to; messages to send come another way.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Ends:
         max_message: int,
         banner: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] | None = None,
+        stays: bool = False,
     ) -> None:
         self._reactor = reactor
         self._stdin = stdin
@@ -77,7 +79,7 @@ class Ends:
         self._banner = banner
         self._log = log
         #: Leave only when told to.
-        self.stays = log is not None
+        self.stays = stays
         self._source: Any = None
         self._private_input: Private | None = None
         self._writer: Writer | None = None

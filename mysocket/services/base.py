@@ -146,6 +146,17 @@ class EndpointService(Service, ABC):
         return Admission(networks, hosts, resolver=self.resolver, clock=self.reactor)
 
     @property
+    def listening(self) -> list[str]:
+        """Where it listens, for people."""
+        return [address_text(port.getHost()) for port in self._ports]
+
+    @property
+    def port_numbers(self) -> list[int]:
+        """The numbers of the ports it listens on."""
+        hosts: list[Any] = [port.getHost() for port in self._ports]
+        return [host.port for host in hosts if hasattr(host, "port")]
+
+    @property
     def peer_host(self) -> str | None:
         """The host that ``--peer`` names, or None: there is none, or it is a Unix socket."""
         peer = self.settings.peer

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -18,6 +19,7 @@ from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
 from mysocket.ends.progress import ProgressDisplay, ProgressLine
+from mysocket.ends.shelf import InboxSink, Passing, PassingSink
 from mysocket.ends.stdio import Ends
 from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
@@ -28,10 +30,26 @@ from mysocket.services.base import EndpointService
 from mysocket.watch import Voice
 
 if TYPE_CHECKING:
+    from mysocket.receiving import Sink
     from mysocket.spool.disk import DiskSpool
+    from mysocket.spool.inbox import Feed
+    from mysocket.spool.interface import Spool
 
 #: Seconds that leaving waits for the disk.
 SETTLE_TIME = 10.0
+
+
+class Reception(Interface):
+    """Where other programs talk to the service."""
+
+    def open(self) -> None:
+        """Listen."""
+
+    def close(self) -> None:
+        """Take nothing more."""
+
+    def leave(self) -> None:
+        """All is safe: let everybody go."""
 
 
 class LinkService(EndpointService):
@@ -40,6 +58,7 @@ class LinkService(EndpointService):
     :param progress: where to draw how much of a finite input is delivered, or None.
     :param random_bytes: gives ids; ``os.urandom``.
     :param spool: keeps what waits, and positions; it is started and closed here. None: memory mode.
+    :param attended: other programs read what it receives, and see how it is (:attr:`reception`).
     :raises OtherPeerWaits: what waits in the spool is for another peer.
     """
 
@@ -53,6 +72,7 @@ class LinkService(EndpointService):
         progress: ProgressLine | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         spool: DiskSpool | None = None,
+        attended: bool = False,
     ) -> None:
         policy = Policy(keep_open=settings.keep_open or ends.stays, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
@@ -75,7 +95,9 @@ class LinkService(EndpointService):
             heartbeat=Heartbeat.for_wait(settings.wait),
             accept_loss=settings.accept_loss,
         )
-        sink = None if settings.send_only else ends.sink(failed=self.watch.fail, shared=character.hub)
+        #: What comes in, for those who read it from the service.
+        self.feed: Feed | None = None
+        sink = None if settings.send_only else self._sink(spool, shared=character.hub, attended=attended)
         self.node = Node(
             character,
             clock=reactor,
@@ -87,11 +109,49 @@ class LinkService(EndpointService):
             now=time.time,
         )
         self.node.on_link = self._got_link
+        #: Called when the own stream has come further, or may have room.
+        self.on_progress: Callable[[], None] = lambda: None
+        if spool is not None:
+            spool.on_change = self._progressed
+        #: Where other programs talk to the service, if they do.
+        self.reception: Reception | None = None
+        #: The disk that is full, by what is on it, or nothing.
+        self.full = ""
+        #: How dialling goes.
+        self.attempts = build.Attempts()
         self._own_link: Link | None = None
         self._waiting_messages: int | None = None
         self._dialler: Service | None = None
         self._progress_line = progress
         self._progress: ProgressDisplay | None = None
+
+    def _sink(self, spool: DiskSpool | None, *, shared: bool, attended: bool) -> Sink:
+        if spool is not None and spool.inbox is not None:
+            self.feed = spool.inbox
+            spool.inbox.on_room = self._inbox_has_room
+            return InboxSink(spool.inbox)
+        sink = self.ends.sink(failed=self.watch.fail, shared=shared)
+        if not attended:
+            return sink
+        self.feed = passing = Passing(time.time)
+        return PassingSink(sink, passing)
+
+    def _inbox_has_room(self) -> None:
+        for link in list(self.node.links.values()):
+            link.settle()
+
+    def _progressed(self) -> None:
+        self.on_progress()
+
+    @property
+    def own_link(self) -> Link | None:
+        """The link that carries the own stream, once there is one."""
+        return self._own_link
+
+    @property
+    def own_stream(self) -> Spool | None:
+        """Where what is to be sent goes, or None: to the first peer that comes, and none has come."""
+        return self._own_link.sending.spool if self._own_link is not None else self._spool
 
     def own(self) -> Own:
         if self.node.character.input is Input.NONE:
@@ -134,6 +194,8 @@ class LinkService(EndpointService):
             self._spool.start()
             self._tell_state(self._spool)
         heartbeat = self.node.character.heartbeat
+        if self.reception is not None:
+            self.reception.open()
         await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat))
         self.node.start()
         peer = self.settings.peer
@@ -147,6 +209,7 @@ class LinkService(EndpointService):
             prepare=lambda protocol: self.node.strangers.ready(protocol.session),
             report=self.watch.report,
             random=random.random,
+            attempts=self.attempts,
         )
         self._dialler.startService()
 
@@ -160,6 +223,7 @@ class LinkService(EndpointService):
             self.watch.tell(f"{waiting} bytes wait in {spool.path} to be delivered")
 
     def _tell_full(self, where: str) -> None:
+        self.full = where
         if where:
             self.watch.voice.complain(
                 f"the disk of {where} is full: what needs room waits; it goes on by itself when there is some"
@@ -169,6 +233,8 @@ class LinkService(EndpointService):
 
     def _got_link(self, link: Link) -> None:
         self._own_link = link
+        link.sending.on_progress = self._progressed
+        self._progressed()
         if self.ends.input is Input.NONE:
             link.sending.end(mark=False)
             return
@@ -192,6 +258,8 @@ class LinkService(EndpointService):
         self.watch.changed()
 
     def settle_input(self) -> Deferred[None]:
+        if self.reception is not None:
+            self.reception.close()
         settled: Deferred[None] = Deferred()
         spool = self._spool
         if spool is None or isinstance(self.watch.error, DiskFailed):
@@ -222,6 +290,15 @@ class LinkService(EndpointService):
             )
 
     def close_storage(self) -> Deferred[None]:
+        closed = self._close_spool()
+        return closed if self.reception is None else closed.addCallback(lambda _: self._let_go(self.reception))
+
+    @staticmethod
+    def _let_go(reception: Reception | None) -> None:
+        if reception is not None:
+            reception.leave()
+
+    def _close_spool(self) -> Deferred[None]:
         closed: Deferred[None] = Deferred()
         if self._spool is None:
             return super().close_storage()

@@ -17,28 +17,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import lmdb
 
 from mysocket import failpoints
 from mysocket.core.batch import Bytes, count
 from mysocket.errors import DiskFailed, MySocketError
+from mysocket.spool import inbox
+from mysocket.spool.changes import DELETED_AT_ONCE, Changes
 from mysocket.spool.output import OutputFile
+from mysocket.spool.queue import Queue
 from mysocket.spool.space import RESERVE, Space
-from mysocket.spool.store import DELETED_AT_ONCE, Store
-from mysocket.spool.work import Appended, Change, Data, Enter, Fetched, Group, Item, Listener, Reopen, Tail
+from mysocket.spool.store import Store
+from mysocket.spool.work import Appended, Change, Data, Deposit, Enter, Fetched, Group, Item, Listener, Reopen, Tail
 
-#: Bytes of payload in one commit, at most.
-GROUP = 4 * 1024 * 1024
-#: Entries and other small things in one commit, at most.
-GROUP_ITEMS = 4096
-#: What is retired waits for company so long (seconds), or until it is so much (bytes): alone it is not worth a sync.
-RETIRE_DELAY = 0.1
-RETIRE_SIZE = 2 * 1024 * 1024
 #: Bytes, and batches, that are fetched at once, at most.
 FETCH = 4 * 1024 * 1024
 FETCH_BATCHES = 8192
@@ -67,22 +63,12 @@ class Committer:
         self._listener = listener
         self._post = post
         self._output = output
-        self._now = now
-        self._wake = threading.Condition()
-        self._batches: deque[Appended] = deque()
-        self._items: deque[Item] = deque()
-        self._questions: list[Callable[[], Callable[[], None]]] = []
-        self._retire: int | None = None
-        self._retire_since = 0.0
-        self._retire_now = False
-        self._flush: list[Callable[[], None]] = []
-        self._closing: Callable[[], None] | None = None
+        self._queue = Queue(now)
         self._clean = False
         self._committed_row = output.row if output is not None else {}
         # The rest belongs to the committer thread.
         self._failed = False
         self._space = Space(store, now=now, tell=lambda where: post(lambda: listener.found_full(where)))
-        self._retired = 0
         self._most_deleted = DELETED_AT_ONCE
         self._thread: threading.Thread | None = None
 
@@ -95,76 +81,78 @@ class Committer:
 
     def append(self, appended: Appended) -> None:
         """Commit a batch."""
-        with self._wake:
-            self._batches.append(appended)
-            self._wake.notify()
+        self._queue.append(appended)
 
-    def give(self, item: Item) -> None:
+    def give(self, *items: Item) -> None:
         """Commit, after all that was given before."""
-        with self._wake:
-            self._items.append(item)
-            if not isinstance(item, Data):
-                # What a peer sent counts only with its entry, which follows at once.
-                self._wake.notify()
+        self._queue.give(*items)
 
     def retire(self, position: int, *, soon: bool) -> None:
-        """Delete what ends at or before ``position``, some time; with ``soon`` the room is wanted."""
-        with self._wake:
-            if self._retire is None:
-                self._retire_since = self._now()
-            self._retire = position
-            self._retire_now = self._retire_now or soon
-            self._wake.notify()
+        """Delete batches that end at or before ``position``, some time; with ``soon`` the room is wanted."""
+        self._queue.retire(position, soon=soon)
 
-    def ask(self, question: Callable[[], Callable[[], None]]) -> None:
-        """Run ``question`` between two commits; what it returns is called in the reactor thread."""
-        with self._wake:
-            self._questions.append(question)
-            self._wake.notify()
+    def deposit(self, row: inbox.Row, done: Callable[[], None]) -> None:
+        """Commit a row of the inbox, with the entry that is given next."""
+        self._queue.give(Deposit(row, done))
+
+    def enter_consumers(self, consumers: Mapping[str, inbox.Consumer | None], done: Callable[[], None]) -> None:
+        """Commit how far consumers of the inbox are; None: that one is no more."""
+        self._queue.enter_consumers(consumers, done)
+
+    def trim(self, position: int) -> None:
+        """Delete rows of the inbox that end at or before ``position``, some time."""
+        self._queue.trim(position)
+
+    def read(self, question: Callable[[Store], Any], done: Callable[[Any], None]) -> None:
+        """Ask the store between two commits; ``done`` gets the answer."""
+
+        def ask() -> Callable[[], None]:
+            return partial(done, question(self._store))
+
+        self._queue.ask(ask)
 
     def fetch(self, position: int, done: Callable[[Fetched], None]) -> None:
         """Read batches from ``position`` on."""
 
-        def read() -> Callable[[], None]:
+        def read(store: Store) -> Fetched:
             fetched, size = Fetched(position, None, []), 0
-            for batch, before, _ in self._store.batches(position):
+            for batch, before, _ in store.batches(position):
                 if fetched.before is None:
                     fetched = fetched._replace(before=before)
                 fetched.batches.append(batch)
                 size += len(batch.payload)
                 if size >= FETCH or len(fetched.batches) >= FETCH_BATCHES:
                     break
-            return lambda: done(fetched)
+            return fetched
 
-        self.ask(read)
+        self.read(read, done)
 
     def count(self, position: int, size: int, done: Callable[[int | None], None]) -> None:
         """Count the messages that wait from ``position`` on, unless they are too many bytes."""
 
-        def read() -> Callable[[], None]:
-            messages = None
+        def read(store: Store) -> int | None:
             if size <= COUNTED:
                 # Who asks is about to leave, and is not to wait for a disk that is gone.
                 with suppress(lmdb.Error):
-                    messages = sum(count(batch) for batch, _, _ in self._store.batches(position))
-            return lambda: done(messages)
+                    return sum(count(batch) for batch, _, _ in store.batches(position))
+            return None
 
-        self.ask(read)
+        self.read(read, done)
 
     def flush(self, done: Callable[[], None]) -> None:
         """Call ``done`` in the reactor thread when all that was given is committed, or has to wait."""
-        with self._wake:
-            self._flush.append(done)
-            self._wake.notify()
+        with self._queue.wake:
+            self._queue.flush.append(done)
+            self._queue.wake.notify()
 
     def close(self, done: Callable[[], None], *, clean: bool) -> None:
         """Commit what can be committed, close everything, then call ``done`` in the reactor thread.
 
         :param clean: if everything can be committed, nothing that was written will come again.
         """
-        with self._wake:
-            self._closing, self._clean = done, clean
-            self._wake.notify()
+        with self._queue.wake:
+            self._queue.closing, self._clean = done, clean
+            self._queue.wake.notify()
 
     # For the committer thread ---------------------------------------------------------------------------------------------------
 
@@ -184,18 +172,19 @@ class Committer:
         :param wait: for work, if there is none.
         :return: whether there may be more to do, ever (with ``wait``), or now.
         """
-        with self._wake:
-            group = self._take()
+        queue = self._queue
+        with queue.wake:
+            group = queue.take(self._space, only_questions=self._failed)
             while group is None:
-                for done in self._flush:
+                for done in queue.flush:
                     self._post(done)
-                self._flush = []
-                if self._closing is not None:
+                queue.flush = []
+                if queue.closing is not None:
                     break
                 if not wait:
                     return False
-                self._wake.wait(self._patience())
-                group = self._take()
+                queue.wake.wait(self.patience())
+                group = queue.take(self._space, only_questions=self._failed)
         if group is None:
             self._close()
             return False
@@ -213,78 +202,13 @@ class Committer:
             self._fail(DiskFailed(str(problem), where=self._where))
         return True
 
+    def patience(self) -> float | None:
+        """Seconds until there may be something to do, or None: not before something is given."""
+        return None if self._failed else self._queue.patience(self._space)
+
     def _fail(self, error: MySocketError) -> None:
         self._failed = True
         self._post(lambda: self._listener.has_failed(error))
-
-    def _take(self) -> Group | None:
-        """The next group, or None if there is nothing to do now."""
-        group = Group(questions=self._questions)
-        if group.questions:
-            self._questions = []
-        if not self._failed:
-            self._take_batches(group)
-            self._take_items(group)
-            self._take_retire(group)
-            group.look = self._space.look_at is not None and self._now() >= self._space.look_at
-        if group.questions or group.changes or group.look:
-            return group
-        return None
-
-    def _take_batches(self, group: Group) -> None:
-        if not self._batches or not self._space.is_there("spool"):
-            return
-        size = 0
-        while self._batches and size < GROUP:
-            group.batches.append(self._batches.popleft())
-            size += len(group.batches[-1].batch.payload)
-
-    def _take_items(self, group: Group) -> None:
-        if not self._space.is_there("output"):
-            return
-        size, agreed, items = 0, False, group.items
-        # Data and the entry behind it are never parted: a length that is committed without the position would count twice.
-        while self._items and (size < GROUP and len(items) < GROUP_ITEMS or isinstance(items[-1], Data)):
-            if isinstance(self._items[0], Reopen) and items:
-                break  # what came before belongs to the file before
-            if isinstance(self._items[0], Data) and agreed:
-                break  # what is agreed is committed before anything is written: a tail behind it is another
-            item = self._items.popleft()
-            items.append(item)
-            agreed = agreed or isinstance(item, Tail)
-            if isinstance(item, Data):
-                size += len(item.data)
-            elif isinstance(item, Reopen):
-                break
-        while items and isinstance(items[-1], Data):
-            self._items.appendleft(items.pop())
-
-    def _take_retire(self, group: Group) -> None:
-        if self._retire is None or not self._space.is_there("retire"):
-            return
-        due = self._retire - self._retired >= RETIRE_SIZE or self._now() >= self._retire_since + RETIRE_DELAY
-        if (
-            group.batches
-            or group.items
-            or due
-            or self._retire_now
-            or self._space.full
-            or self._flush
-            or self._closing is not None
-        ):
-            group.retire, self._retire, self._retire_now = self._retire, None, False
-
-    def _patience(self) -> float | None:
-        """Seconds until what waits may be done, or None if nothing waits for a time to come."""
-        if self._failed:
-            return None
-        waiting = {"spool": self._batches, "output": self._items, "retire": self._retire is not None}
-        times = [when for what, when in self._space.full.items() if waiting[what]]
-        if self._retire is not None and "retire" not in self._space.full:
-            times.append(self._retire_since + RETIRE_DELAY)
-        if self._space.look_at is not None:
-            times.append(self._space.look_at)
-        return max(0.001, min(times) - self._now()) if times else None
 
     # One group ------------------------------------------------------------------------------------------------------------------
 
@@ -292,12 +216,14 @@ class Committer:
         rest = self._write_output(group.items)
         if rest and self._output is not None:
             self._space.is_missing("output", self._output.path)
-            with self._wake:
-                self._items.extendleft(reversed(rest))
-            del group.items[-len(rest) :]
+            self._queue.put_back_items(group, rest)
+        if (size := group.deposits) and not self._space.fits(size):
+            self._space.is_missing("output", self._where)
+            rest = list(group.items)
+            self._queue.put_back_items(group, rest)
         if group.batches and (fitting := self._space.fitting(group.batches)) < len(group.batches):
             self._put_back(group, fitting)
-            group.age = not group.changes and self._space.ages
+        group.age = not group.changes and self._space.ages
         for _ in range(8):
             if not group.changes:
                 self._space.changed()
@@ -310,10 +236,9 @@ class Committer:
                 self._refused(group, problem)
             else:
                 over = {"retire", *(["output"] if group.items and not rest else [])}
-                with self._wake:
-                    if group.batches and not self._batches:
-                        over.add("spool")
-                self._space.committed(over, retired=group.retire is not None)
+                if group.batches and not self._queue.batches_wait:
+                    over.add("spool")
+                self._space.committed(over, retired=group.deletes)
                 self._post(partial(_call, calls))
                 return
         raise DiskFailed("the file cannot grow", where=self._where)
@@ -353,33 +278,32 @@ class Committer:
     def _put_back(self, group: Group, fitting: int) -> None:
         """All but so many batches wait until there is room."""
         self._space.is_missing("spool", self._where)
-        with self._wake:
-            self._batches.extendleft(reversed(group.batches[fitting:]))
-        del group.batches[fitting:]
+        self._queue.put_back_batches(group, fitting)
 
     def _refused(self, group: Group, problem: lmdb.Error) -> None:
         """A commit failed. LMDB reports a short write as EIO, so only the free space tells a full disk from a broken one."""
-        if self._store.free >= RESERVE or isinstance(problem, lmdb.PanicError):
+        if self._store.free >= RESERVE + group.size or isinstance(problem, lmdb.PanicError):
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
             self._space.batches_refused()
             self._put_back(group, 0)
             return
-        if group.retire is not None and self._most_deleted > 1:
+        if group.deletes and self._most_deleted > 1:
             # What is deleted needs room as well, the more the more there is of it.
             self._most_deleted = 1
             return
-        # Not even small changes find room: they wait too.
-        with self._wake:
-            self._items.extendleft(reversed([item for item in group.items if not isinstance(item, Data)]))
-            if group.retire is not None:
-                self._retire = max(group.retire, self._retire or 0)
+        # Not even small changes find room: they wait too. What is in the output file stays there.
+        alone = not group.items
         if group.items:
             self._space.is_missing("output", self._where)
-        if group.retire is not None:
+            group.items = [item for item in group.items if not isinstance(item, Data)]
+            self._queue.put_back_items(group, list(group.items))
+        if alone and (group.deletes or group.consumers):
             self._space.retire_later()
-        group.items, group.retire, group.age = [], None, False
+        if alone:
+            self._queue.put_back_deletes(group)
+            group.age = False
 
     def _commit(self, group: Group) -> list[Callable[[], None]]:
         """The transaction, and what to tell the reactor thread about it."""
@@ -394,13 +318,15 @@ class Committer:
                 failpoints.reach("S1")
             if group.age:
                 changes.meta("clean", b"0")
-            more = None
-            if group.retire is not None:
-                done, freed = changes.retire(group.retire, self._most_deleted)
-                more = group.retire if done < group.retire else None
-                calls.append(lambda: self._listener.has_retired(done, freed))
+            more = self._delete(changes, group, calls)
+            if group.consumers:
+                inbox.enter(changes, group.consumers)
+            calls += group.entered
             for item in group.items:
-                if isinstance(item, Enter):
+                if isinstance(item, Deposit):
+                    inbox.deposit(changes, item.row)
+                    calls.append(item.done)
+                elif isinstance(item, Enter):
                     changes.enter(item.entry)
                     calls.append(item.done)
                 elif isinstance(item, Change):
@@ -419,21 +345,39 @@ class Committer:
             failpoints.reach("S3")
             batches = [one.batch for one in group.batches]
             calls.append(lambda: self._listener.has_committed(batches))
-        if group.retire is not None:
+        if group.consumers:
+            failpoints.reach("R8")
+        if group.deletes:
             self._most_deleted = min(2 * self._most_deleted, DELETED_AT_ONCE)
-            self._retired = group.retire
             failpoints.reach("S7")
-            if more is not None:
-                with self._wake:
-                    self._retire, self._retire_now = max(more, self._retire or 0), True
+            for delete in more:
+                delete()
         return calls
 
+    def _delete(self, changes: Changes, group: Group, calls: list[Callable[[], None]]) -> list[Callable[[], None]]:
+        """Delete what is not needed any more, not too much at once.
+
+        :return: what asks for the rest.
+        """
+        more: list[Callable[[], None]] = []
+        if (goal := group.retire) is not None:
+            done, freed = changes.retire(goal, self._most_deleted)
+            calls.append(lambda: self._listener.has_retired(done, freed))
+            if done < goal:
+                more.append(partial(self._queue.retire, goal, soon=True))
+        if (goal := group.trim) is not None:
+            begin, spared, whole = inbox.trim(changes, goal, self._most_deleted)
+            calls.append(lambda: self._listener.has_trimmed(begin, spared))
+            if not whole:
+                more.append(partial(self._queue.trim, goal, soon=True))
+        return more
+
     def _close(self) -> None:
-        done = self._closing
+        done = self._queue.closing
         assert done is not None
         if not self._failed:
             try:
-                if self._clean and not (self._batches or self._items):
+                if self._clean and not self._queue:
                     with self._store.changes() as changes:
                         changes.meta("clean", b"1")
                         changes.commit()

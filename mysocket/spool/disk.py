@@ -9,20 +9,25 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain as chained
 
 from mysocket import failpoints
-from mysocket.core.batch import Batch, Flag, Kind, Piece, chain
+from mysocket.core.batch import Batch, Flag, Kind, Piece, chain, count
 from mysocket.core.wire import PLACE_SIZE
 from mysocket.errors import MySocketError, OtherPeerWaits
-from mysocket.spool.committer import GROUP, Committer
+from mysocket.spool.changes import Changes
+from mysocket.spool.committer import Committer
+from mysocket.spool.inbox import DiskInbox, InboxState
 from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import Entry, Ledger
 from mysocket.spool.lock import Directory
 from mysocket.spool.memory import BATCH_COST
 from mysocket.spool.output import OutputFile
+from mysocket.spool.queue import GROUP
 from mysocket.spool.received import DiskLedger, SpoolOutput
-from mysocket.spool.store import State, Store, disk_size
+from mysocket.spool.rows import disk_size
+from mysocket.spool.store import State, Store
 from mysocket.spool.work import Appended, Change, Fetched
 
 #: Bytes that were read from an input and are not committed, at most: one commit on its way to the disk, one that gathers.
@@ -33,6 +38,8 @@ AHEAD_BATCHES = 16384
 #: When less than this is ahead, more is fetched.
 FETCH_BELOW = 4 * 1024 * 1024
 FETCH_BELOW_BATCHES = 8192
+#: Bytes whose messages are counted for somebody who only wants to know.
+SURVEYED = 8 * 1024 * 1024
 #: Batches that were sent and are not acknowledged, at most.
 IN_FLIGHT = 65536
 
@@ -67,8 +74,10 @@ class DiskSpool:
         now: Callable[[], float],
         wall: Callable[[], float],
         output: OutputFile | None = None,
+        inbox: InboxState | None = None,
     ) -> None:
         self.path = directory.path
+        self.directory = directory
         self.node = state.node
         self.place = place_of(directory.path, host)
         self.stream = state.stream
@@ -80,9 +89,9 @@ class DiskSpool:
         self.on_change: Callable[[], None] = lambda: None
         self.on_full: Callable[[str], None] = lambda where: None
         self.on_failure: Callable[[MySocketError], None] = lambda error: None
-        #: Where each input stood when this process began.
+        #: Where each input stands, as far as that was committed when this process began, or changed without any of the input.
         self.bookmarks = bookmarks
-        self._capacity = capacity
+        self.capacity = capacity
         self._long = long
         self._more = state.more
         self._wall = wall
@@ -106,6 +115,8 @@ class DiskSpool:
         self._ledger = DiskLedger(self._committer, entries, repeats=not state.clean)
         self.ledger: Ledger = self._ledger
         self.output = SpoolOutput(self._committer) if output is not None else None
+        #: What is received and kept for consumers, if it is.
+        self.inbox = DiskInbox(self._committer, inbox, capacity=capacity, now=wall) if inbox is not None else None
         #: What to tell the user of the output file, or nothing.
         self.news = output.news if output is not None else ""
 
@@ -131,7 +142,7 @@ class DiskSpool:
     @property
     def room(self) -> int:
         return min(
-            self._capacity + self._more * self._long - self._used,
+            self.capacity + self._more * self._long - self._used,
             UNCOMMITTED - (self.end - self.committed) - BATCH_COST * self._uncommitted,
         )
 
@@ -140,30 +151,57 @@ class DiskSpool:
         return self._at_end_mark and self.end > self.retired
 
     @property
+    def in_message(self) -> bool:
+        return self._more
+
+    @property
     def uncommitted(self) -> int:
         """Bytes that were read from the input and are not accepted yet; an end mark is none."""
         rest = self.end - self.committed
         return rest - (rest > 0 and self._at_end_mark)
 
-    def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
+    def append(self, piece: Piece, bookmark: Bookmark | None = None, *, joined: bool = False) -> Batch:
         before = self._chain
         batch = Batch(self.end, piece.kind, piece.flags, chain(piece.payload, before), piece.payload)
         self._chain = batch.checksum
         self.end = batch.end
         self._at_end_mark = piece.kind == Kind.END
         self._more = bool(piece.flags & Flag.MORE)
-        size, complete = self._input
-        if self._at_end_mark:
-            complete = True
-        else:
-            # Input that was broken off before its end mark goes on with the next process's.
-            size, complete = (0 if complete else size) + len(piece.payload), False
-        self._input = (size, complete)
+        if bookmark is None and not joined:
+            self._count_input(len(piece.payload))
         self._used += disk_size(len(piece.payload))
         self._uncommitted += 1
         failpoints.reach("S0")
-        self._committer.append(Appended(batch, before, self._wall(), self._input, bookmark))
+        self._committer.append(Appended(batch, before, self._wall(), self._input, bookmark, joined))
         return batch
+
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
+        """Append pieces that are committed together, and with the bookmark."""
+        for piece in pieces[:-1]:
+            self.append(piece, joined=True)
+        self.append(pieces[-1], bookmark)
+
+    def _count_input(self, size: int) -> None:
+        """What has no bookmark comes from the one input that the user may have to give again."""
+        before, complete = self._input
+        # Input that was broken off before its end mark goes on with the next process's.
+        self._input = (before, True) if self._at_end_mark else ((0 if complete else before) + size, False)
+
+    def mark(self, bookmark: Bookmark, done: Callable[[], None] = lambda: None) -> None:
+        """Keep where an input stands, with none of it."""
+        self.bookmarks[bookmark.name] = bookmark.value
+        self._committer.give(Change(lambda changes: changes.mark(bookmark), done))
+
+    def unmark(self, names: Collection[str]) -> None:
+        """Forget where inputs stood."""
+        for name in names:
+            self.bookmarks.pop(name, None)
+
+        def forget(changes: Changes) -> None:
+            for name in names:
+                changes.unmark(name)
+
+        self._committer.give(Change(forget, lambda: None))
 
     def retire(self, position: int) -> None:
         if position <= self.retired:
@@ -241,6 +279,21 @@ class DiskSpool:
         """Count the messages that wait and are accepted; ``done`` gets None if they are too many bytes."""
         self._committer.count(self.retired, self.committed - self.retired, done)
 
+    def survey(self, done: Callable[[int | None, float | None], None]) -> None:
+        """Find out how many messages wait, unless they are too many bytes, and when the oldest was accepted (seconds since the
+        epoch)."""
+        position, few = self.retired, self.committed - self.retired <= SURVEYED
+
+        def look(store: Store) -> tuple[int | None, float | None]:
+            batches = store.batches(position)
+            first = next(batches, None)
+            messages = None
+            if few:
+                messages = sum(count(batch) for batch, _, _ in chained([first] if first else [], batches))
+            return messages, first[2] if first else None
+
+        self._committer.read(look, lambda found: done(*found))
+
     def flush(self, done: Callable[[], None]) -> None:
         """Call ``done`` when all that was given is committed, or cannot be."""
         self._committer.flush(done)
@@ -301,6 +354,10 @@ class DiskSpool:
         # What a row takes is an estimate; that nothing is left is not.
         self._used = max(0, self._used - freed) if position < self.end else 0
         self.on_change()
+
+    def has_trimmed(self, begin: int, freed: int) -> None:
+        if self.inbox is not None:
+            self.inbox.was_trimmed(begin, freed)
 
     def found_full(self, where: str) -> None:
         self.on_full(where)

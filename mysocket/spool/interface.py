@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from typing import Protocol as Interface
 
@@ -37,6 +37,8 @@ class Spool(Interface):
     retired: int
     committed: int
     end: int
+    #: Bytes that may wait.
+    capacity: int
     #: Whom the stream is for, once a durable node has said to be it.
     recipient: Recipient | None
     #: Called when more is committed, has been fetched, or there is room again.
@@ -50,8 +52,15 @@ class Spool(Interface):
     def at_end_mark(self) -> bool:
         """Is the last batch that waits an end mark?"""
 
+    @property
+    def in_message(self) -> bool:
+        """Was the last piece a part of a message that goes on? Then nothing else may come between."""
+
     def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
         """Give the piece its position and keep it. It may be sent, and counts as accepted, once ``committed`` is behind it."""
+
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
+        """Append pieces that are committed together, and with the bookmark."""
 
     def seek(self, position: int) -> bool:
         """Prepare to :meth:`read` from ``position``. False: what is there is not at hand; ask again at the next ``on_change``."""

@@ -52,6 +52,27 @@ def holder_in(text: bytes) -> Holder | None:
     return Holder(int(found[1]), found[2].decode()) if found else None
 
 
+def holder(path: str, owner: int | None = None) -> Holder | None:
+    """Who holds the spool directory ``path`` and has said so; a look, which makes, changes and waits for nothing.
+
+    None: nobody, or it is no spool, or not one of ``owner`` (a uid; unless given, ours). To look, others are kept out for an
+    instant; whoever opens it meanwhile tries again.
+    """
+    with suppress(OSError, ValueError), ExitStack() as undo:
+        fd = os.open(_plain(path), os.O_PATH | DIRECTORY)
+        undo.callback(os.close, fd)
+        lock = os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=fd)
+        undo.callback(os.close, lock)
+        found = os.fstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != (os.geteuid() if owner is None else owner):
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return holder_in(os.pread(lock, 256, 0))
+    return None
+
+
 def file_system(mountinfo: str, device: int) -> str:
     """The type of the file system on ``device`` (an ``st_dev``), by a text like /proc/self/mountinfo; empty: not listed."""
     number = f"{os.major(device)}:{os.minor(device)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mysocket.core.batch import Batch, Flag, Kind, Piece, chain, count
 from mysocket.spool.interface import Bookmark, Recipient
@@ -31,7 +31,7 @@ class MemorySpool:
         self.end = 0
         self.recipient: Recipient | None = None
         self.on_change: Callable[[], None] = lambda: None
-        self._capacity = capacity
+        self.capacity = capacity
         self._long = long
         self._more = False  # the last piece was a part of a message that goes on
         self._batches: dict[int, Batch] = {}
@@ -41,11 +41,15 @@ class MemorySpool:
 
     @property
     def room(self) -> int:
-        return self._capacity + self._more * self._long - (self.end - self.retired) - BATCH_COST * len(self._order)
+        return self.capacity + self._more * self._long - (self.end - self.retired) - BATCH_COST * len(self._order)
 
     @property
     def at_end_mark(self) -> bool:
         return bool(self._order) and self._batches[self._order[-1]].kind == Kind.END
+
+    @property
+    def in_message(self) -> bool:
+        return self._more
 
     def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
         """Keep the piece. A bookmark has no use here: the input is gone with the process as well."""
@@ -56,6 +60,10 @@ class MemorySpool:
         self.end = self.committed = batch.end
         self._chains[batch.end] = batch.checksum
         return batch
+
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
+        for piece in pieces:
+            self.append(piece)
 
     def seek(self, position: int) -> bool:
         return True

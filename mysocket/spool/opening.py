@@ -12,12 +12,13 @@ import lmdb
 
 from mysocket.core.wire import ID_SIZE
 from mysocket.errors import CannotOpen, DiskFailed, MySocketError
+from mysocket.spool import inbox
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.interface import Recipient
 from mysocket.spool.lock import SPOOL, Directory, open_directory
 from mysocket.spool.output import OutputFile
 from mysocket.spool.space import RESERVE
-from mysocket.spool.store import FILES, NEW, State, Store
+from mysocket.spool.store import CONTROL, FILES, NEW, State, Store
 
 
 def _recipient(state: State) -> Recipient | None:
@@ -34,6 +35,7 @@ def open_spool(
     capacity: int,
     long: int = 0,
     output: str | None = None,
+    keep_received: bool = False,
     accept_loss: bool = False,
     host: str,
     post: Callable[[Callable[[], None]], None],
@@ -46,11 +48,12 @@ def open_spool(
     :param role: what this process is, for others that want the spool.
     :param capacity: bytes that may wait (``--max-spool``); ``long``: see :class:`~mysocket.spool.disk.DiskSpool`.
     :param output: the name of an output file whose length is committed with the positions of what is in it.
+    :param keep_received: what is received goes to the inbox.
     :param accept_loss: take an output file that is shorter than it was.
     :raises MySocketError: somebody else holds it, it is not safe, or it is damaged.
     """
     with ExitStack() as undo:
-        directory = open_directory(path, role=role, create=True, known=FILES)
+        directory = open_directory(path, role=role, create=True, known=(*FILES, CONTROL))
         undo.callback(directory.close)
         if not directory.check(SPOOL):
             try:
@@ -64,6 +67,7 @@ def open_spool(
         try:
             state, entries, bookmarks = store.state(), store.entries(), store.bookmarks()
             recipient = _recipient(state)
+            kept = inbox.state(store) if keep_received else None
         except (lmdb.Error, struct.error, ValueError, LookupError) as problem:
             raise CannotOpen(f"{problem}; it is damaged", where=f"the spool {path}") from None
         file = OutputFile(output, state.output, accept_loss=accept_loss) if output is not None else None
@@ -91,6 +95,7 @@ def open_spool(
             now=now,
             wall=wall,
             output=file,
+            inbox=kept,
         )
         undo.pop_all()
     return spool

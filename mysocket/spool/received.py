@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from mysocket.core.batch import Bytes
+from mysocket.spool.changes import Changes
 from mysocket.spool.committer import Committer
 from mysocket.spool.ledger import MAX_REPEAT, Entry
-from mysocket.spool.store import Changes
 from mysocket.spool.work import Change, Data, Enter, Reopen, Tail
 
 

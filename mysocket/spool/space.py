@@ -12,7 +12,8 @@ from itertools import accumulate
 import lmdb
 
 from mysocket import failpoints
-from mysocket.spool.store import Store, disk_size
+from mysocket.spool.rows import disk_size
+from mysocket.spool.store import Store
 from mysocket.spool.work import Appended
 
 #: Bytes that are left to others on the disk.
@@ -64,13 +65,22 @@ class Space:
         What a commit frees inside the file is used again by the next but one, at the earliest.
         """
         sizes = [disk_size(len(one.batch.payload)) for one in batches]
-        room = self._store.free - RESERVE
-        if sum(sizes) <= room:
+        if self.fits(sum(sizes)):
             return len(sizes)
-        if "spool" not in self.full:
+        room = self._store.free - RESERVE + min(self._spare)
+        fitting = sum(end <= room for end in accumulate(sizes))
+        while fitting and batches[fitting - 1].joined:
+            fitting -= 1
+        return fitting
+
+    def fits(self, size: int) -> bool:
+        """Is there room for so many bytes, on the disk or inside the file?"""
+        room = self._store.free - RESERVE
+        if size <= room:
+            return True
+        if not self.full:
             self._spare = (self._store.spare,) * 2
-        room += min(self._spare)
-        return sum(end <= room for end in accumulate(sizes))
+        return size <= room + min(self._spare)
 
     @property
     def ages(self) -> bool:
@@ -87,10 +97,11 @@ class Space:
         :param over: what has found room, and waits no more.
         :param retired: something was deleted, so batches may be tried again.
         """
-        if "spool" in self.full:
+        if self.full:
             before, self._spare = min(self._spare), (self._spare[1], self._store.spare)
             if retired or min(self._spare) > before:
-                self.full["spool"] = self._now()
+                for what in self.full.keys() & {"spool", "output"}:
+                    self.full[what] = self._now()
         for what in self.full.keys() & set(over):
             del self.full[what]
             if what != "retire":
@@ -108,7 +119,7 @@ class Space:
         if size < (RESERVE if self.full else COMPACT_SIZE):
             return
         self._compact_after = self._now() + COMPACT_INTERVAL
-        waiting = self._store.state().waiting_size
+        waiting = self._store.used
         if size < COMPACT_SHARE * waiting or self._store.free < waiting:
             return
         try:

@@ -9,15 +9,18 @@ from typing import Protocol as Interface
 
 from mysocket.core.batch import Batch, Bytes
 from mysocket.errors import MySocketError
+from mysocket.spool.changes import Changes
+from mysocket.spool.inbox import Consumer, Row, size_of
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.ledger import Entry
-from mysocket.spool.store import Changes
+from mysocket.spool.rows import disk_size
 
 
 class Appended(NamedTuple):
     """A batch of the own stream, the chain value before it, and what is committed with it.
 
-    ``input`` is how many bytes of the latest input are accepted with it, and whether its end mark is.
+    ``input`` is how many bytes of the latest input are accepted with it, and whether its end mark is; ``joined``: the next batch
+    is committed in the same transaction.
     """
 
     batch: Batch
@@ -25,6 +28,7 @@ class Appended(NamedTuple):
     time: float
     input: tuple[int, bool]
     bookmark: Bookmark | None
+    joined: bool = False
 
 
 class Fetched(NamedTuple):
@@ -42,6 +46,13 @@ class Data(NamedTuple):
     """Bytes for the output file."""
 
     data: Bytes
+
+
+class Deposit(NamedTuple):
+    """A row for the inbox."""
+
+    row: Row
+    done: Callable[[], None]
 
 
 class Tail(NamedTuple):
@@ -68,7 +79,9 @@ class Change(NamedTuple):
     done: Callable[[], None]
 
 
-Item = Data | Tail | Reopen | Enter | Change
+Item = Data | Deposit | Tail | Reopen | Enter | Change
+#: Asked between two commits; what it returns is called in the reactor thread.
+Question = Callable[[], Callable[[], None]]
 
 
 class Listener(Interface):
@@ -79,6 +92,9 @@ class Listener(Interface):
 
     def has_retired(self, position: int, freed: int) -> None:
         """All before ``position`` is deleted, and so many bytes of the file are free again."""
+
+    def has_trimmed(self, begin: int, freed: int) -> None:
+        """The same of the inbox; 0: nothing was to be deleted."""
 
     def found_full(self, where: str) -> None:
         """A disk is full; what needs it waits. Empty: it has room again."""
@@ -93,8 +109,13 @@ class Group:
 
     batches: list[Appended] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    #: How far consumers are, and who wants to know that it is committed.
+    consumers: dict[str, Consumer | None] = field(default_factory=dict)
+    entered: list[Callable[[], None]] = field(default_factory=list)
+    #: Delete what ends at or before that: of the own stream, of the inbox.
     retire: int | None = None
-    questions: list[Callable[[], Callable[[], None]]] = field(default_factory=list)
+    trim: int | None = None
+    questions: list[Question] = field(default_factory=list)
     #: Commit something, so that what the last commit has freed in the file can be used.
     age: bool = False
     #: See whether the file is larger than it need be.
@@ -103,4 +124,19 @@ class Group:
     @property
     def changes(self) -> bool:
         """Is there anything to commit?"""
-        return bool(self.batches or self.items or self.retire is not None or self.age)
+        return bool(self.batches or self.items or self.consumers or self.deletes or self.age)
+
+    @property
+    def deletes(self) -> bool:
+        """Is there anything to delete?"""
+        return self.retire is not None or self.trim is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes that the rows of the group take in the file, about."""
+        return sum(disk_size(len(one.batch.payload)) for one in self.batches) + self.deposits
+
+    @property
+    def deposits(self) -> int:
+        """Bytes that those of them take which go to the inbox."""
+        return sum(size_of(item.row) for item in self.items if isinstance(item, Deposit))

@@ -22,7 +22,7 @@ from twisted.internet import error
 from twisted.internet import reactor as installed
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
@@ -159,8 +159,35 @@ async def test_a_port_that_is_taken_is_told(address: str, shown: str) -> None:
         number = other.getsockname()[1]
         with pytest.raises(PortTaken) as told:
             await build.listen_port(reactor, number, [address], Factory.forProtocol(Protocol))
-    assert str(told.value).startswith(f"Cannot listen on {shown}:{number}: {os.strerror(errno.EADDRINUSE)}. Another program")
+    assert str(told.value).startswith(
+        f"Cannot listen on {shown}:{number}: {os.strerror(errno.EADDRINUSE)}. Process {os.getpid()} ("
+    )
+    assert ") listens there; choose another with -p, or end that program." in str(told.value)
     assert told.value.status == 2
+
+
+def test_a_udp_port_that_is_taken_is_told() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, socket.create_server(("127.0.0.1", 0)):
+        other.bind(("127.0.0.1", 0))
+        with pytest.raises(PortTaken, match=rf"Process {os.getpid()} \(\S.*\) listens there; "):
+            build.listen_datagrams(reactor, other.getsockname()[1], "127.0.0.1", DatagramProtocol(), optional=False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "s"))
+        other.listen()
+        with pytest.raises(PortTaken, match=rf"Process {os.getpid()} \(\S.*\) listens there; "):
+            await build.listen_endpoint(reactor, f"unix:{tmp_path}/s", Factory.forProtocol(Protocol))
+
+
+def test_where_nobody_can_be_seen_another_program_has_the_port() -> None:
+    told = PortTaken("Address already in use", where="[::]:80")
+    assert str(told) == (
+        "Cannot listen on [::]:80: Address already in use. Another program uses that port; choose another with -p, "
+        "or end that program."
+    )
 
 
 class Kernel:
@@ -310,6 +337,7 @@ class Dialling:
         self._silent = silent
         self.handshake: Deferred[None] = Deferred()
         self.connection: Any = None
+        self.known = build.Attempts()
         self.service: ClientService = build.dialler(
             self.clock,
             self,  # type: ignore[arg-type]
@@ -318,6 +346,7 @@ class Dialling:
             prepare=self._prepare,
             report=lambda problem: self.said.append(str(problem)),
             random=lambda: chance,
+            attempts=self.known,
         )
         self.service.startService()
 
@@ -337,6 +366,12 @@ class Dialling:
         assert protocol is self.connection
         self.handshake = Deferred()
         return self.handshake
+
+    @property
+    def facts(self) -> tuple[float | None, int, str | None]:
+        """What is known: seconds to the next attempt, how many failed, and the last error."""
+        wait = None if self.known.next is None else self.known.next - self.clock.seconds()
+        return wait, self.known.failed, None if self.known.error is None else str(self.known.error)
 
     def lose(self) -> None:
         """The connection is lost."""
@@ -418,6 +453,36 @@ def test_after_a_finished_handshake_the_waits_begin_anew() -> None:
     assert dialling.next_wait() == pytest.approx(EXPECTED[1])
     # A connection that was good and is lost is not an attempt that failed; the link tells of it.
     assert len(dialling.said) == len(said) + 1
+
+
+def test_attempts_that_find_nobody_are_known() -> None:
+    dialling = Dialling(refuse=error.ConnectionRefusedError())
+    for failed, wait in enumerate(EXPECTED, 1):
+        assert dialling.facts == (pytest.approx(wait), failed, dialling.said[-1])
+        assert dialling.next_wait() == pytest.approx(wait)
+
+
+def test_while_an_attempt_is_made_there_is_no_next_one() -> None:
+    assert Dialling(silent=True).facts == (None, 0, None)
+    dialling = Dialling(refuse=error.ConnectionRefusedError())
+    dialling._refuse = None
+    dialling.next_wait()
+    assert dialling.facts == (None, 1, dialling.said[-1])
+
+
+def test_a_finished_handshake_begins_the_count_anew() -> None:
+    dialling = Dialling()
+    dialling.lose_while_preparing()
+    assert dialling.facts == (pytest.approx(EXPECTED[0]), 1, "the connection was lost")
+    dialling.next_wait()
+    assert dialling.facts == (None, 1, "the connection was lost")
+    dialling.handshake.callback(None)
+    assert dialling.facts == (None, 0, None)
+    dialling.lose()
+    # What was good and is lost is no attempt that failed.
+    assert dialling.facts == (pytest.approx(EXPECTED[0]), 0, None)
+    dialling.next_wait()
+    assert dialling.facts == (None, 0, None)
 
 
 def test_a_connection_that_is_lost_before_its_handshake_leaves_no_error_in_the_log() -> None:

@@ -52,7 +52,8 @@ class Pair:
         self.a.greet(hello(1))
         self.move()
         self.b.greet(hello(2))
-        self.move()
+        for _ in range(3):
+            self.move()  # HELLO, and the first PING of each side and its answer
         assert self.a.is_open and self.b.is_open
         return self
 
@@ -72,9 +73,16 @@ def heard(session: Session, data: bytes, now: float = 0.0) -> RemoteProtocolErro
 
 def said(session: Session) -> list[Frame]:
     """The frames a session has to send (its HELLO or BYE first)."""
-    frames: list[Frame] = []
-    FrameReader().feed(b"".join(map(bytes, session.output(0.0))), frames)
-    return frames
+    found: list[Frame] = []
+    FrameReader().feed(b"".join(map(bytes, session.output(0.0))), found)
+    return found
+
+
+def frames(data: bytes) -> list[Frame]:
+    """Those behind HELLO."""
+    found: list[Frame] = []
+    FrameReader().feed(MAGIC + encode(hello(1)) + data, found)
+    return found[1:]
 
 
 def test_a_stream_through_two_sessions(pair: Pair) -> None:
@@ -168,10 +176,68 @@ def test_ping_goes_out_when_nothing_was_sent_and_is_answered() -> None:
     pair.now = 15.0
     pair.a.tick(15.0)
     [ping] = [bytes(part) for part in pair.a.output(15.0)]
-    assert ping == encode(Ping(1))
+    assert ping == encode(Ping(2))
     assert pair.b.receive(ping, 15.1) == []
-    assert pair.b.output(15.1) == [encode(Pong(1))]
-    assert pair.a.receive(encode(Pong(1)), 15.25) == [] and pair.a.round_trip == 0.25
+    assert pair.b.output(15.1) == [encode(Pong(2))]
+    assert pair.a.receive(encode(Pong(2)), 15.25) == [] and pair.a.round_trip == 0.25
+
+
+def test_both_sides_know_the_round_trip_soon_after_the_handshake() -> None:
+    """0.1 s one way, and 0.5 s until the acceptor's owner has an answer. Data goes before: nobody waits for a PONG."""
+    a, b = Session(dialler=True, now=0.0), Session(dialler=False, now=0.0)
+    a.greet(hello(1))
+    b.receive(b"".join(a.output(0.0)), 0.1)
+    b.greet(hello(2))
+    b.attach(hello(2).stream)
+    a.receive(answer := b"".join(b.output(0.6)), 0.7)
+    assert answer == MAGIC + b"".join(map(encode, (hello(2), Ping(1), Attach(hello(2).stream))))
+    a.attach(STREAM)
+    b.receive(answer := b"".join(a.output(0.7)), 0.8)
+    assert sorted(frames(answer), key=repr) == [Attach(STREAM), Ping(1), Pong(1)]
+    assert b.round_trip == pytest.approx(0.2) and a.round_trip is None
+    a.receive(encode(Pong(1)), 0.9)
+    assert a.round_trip == pytest.approx(0.2)
+    assert a.output(1.0) == b.output(1.0)[1:] == []
+
+
+@pytest.mark.parametrize("number", [0, 2, 2**64 - 1])
+def test_a_pong_for_no_ping_of_ours_says_nothing(number: int) -> None:
+    pair = Pair()
+    pair.a.greet(hello(1))
+    pair.move()
+    pair.b.greet(hello(2))
+    assert pair.b.receive(encode(Pong(number)), 5.0) == [] and pair.b.round_trip is None
+    pair.move()
+    assert pair.b.receive(encode(Pong(number)), 5.0) == [] and pair.b.round_trip is None
+
+
+def test_a_pong_before_its_ping_was_taken_says_nothing() -> None:
+    """The peer guesses the number of what is still here."""
+    pair = Pair().open()
+    before = pair.a.round_trip
+    pair.a.ping()
+    assert pair.a.receive(encode(Pong(2)), 5.0) == [] and pair.a.round_trip == before
+
+
+def test_whoever_is_refused_or_refuses_pings_no_more() -> None:
+    pair = Pair()
+    pair.a.greet(hello(1))
+    pair.move()
+    pair.b.refuse(Reason.BUSY, "linked with another")
+    assert said(pair.b) == [Bye(Reason.BUSY, "linked with another")]
+    pair = Pair()
+    pair.a.greet(hello(1))
+    pair.move()
+    pair.b.greet(hello(2))
+    pair.move()
+    pair.a.refuse(Reason.REFUSED, "another")
+    # BYE is the last.
+    assert frames(b"".join(map(bytes, pair.a.output(0.0))))[-1] == Bye(Reason.REFUSED, "another")
+
+
+def test_an_open_session_that_nobody_uses_asks_to_be_woken_for_its_heartbeat_only() -> None:
+    session = Pair().open().a
+    assert session.next_deadline() == 15.0
 
 
 def test_any_byte_heard_counts_as_life() -> None:
@@ -209,14 +275,14 @@ def test_after_a_sleep_silence_still_ends_it_soon() -> None:
 def test_a_challenge_that_nobody_answers_ends_the_session() -> None:
     session = Pair().open().a
     session.challenge(1.0, 5.0)
-    assert session.output(1.0) == [encode(Ping(1))] and session.next_deadline() == 6.0
+    assert session.output(1.0) == [encode(Ping(2))] and session.next_deadline() == 6.0
     assert [type(event) for event in session.tick(6.0)] == [Broken]
 
 
 def test_a_challenge_that_is_answered_is_over() -> None:
     session = Pair().open().a
     session.challenge(1.0, 5.0)
-    session.receive(encode(Pong(1)), 2.0)
+    session.receive(encode(Pong(2)), 2.0)
     assert session.tick(6.0) == [] and not session.is_over
 
 

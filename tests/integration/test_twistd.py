@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def test_a_taken_port_is_status_2() -> None:
         port = taken.getsockname()[1]
         with twistd("--port", port, "--peer", "127.0.0.1:9", stdin=DEVNULL) as service:
             assert service.wait() == 2
-            assert "Another program uses that port" in service.stderr_text
+            assert f"Process {os.getpid()} (" in service.stderr_text
 
 
 def test_sigterm_stops_it() -> None:
@@ -134,11 +135,10 @@ def test_a_daemon_without_output_receives_to_its_log(daemon: Daemon) -> None:
 
 
 def test_a_daemon_that_cannot_listen_says_so_before_it_goes_to_the_background(daemon: Daemon) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with daemon.start("--port", port, "--peer", "127.0.0.1:9") as started:
-            assert started.wait() != 0
-            assert "PortTaken" in started.stderr_text and str(port) in started.stderr_text
+    """On an address that nobody has; what is taken is found before (below)."""
+    with daemon.start("--port", free_port(), "--bind", "192.0.2.7") as started:
+        assert started.wait() != 0
+        assert "CannotListen" in started.stderr_text and "192.0.2.7" in started.stderr_text
 
 
 def test_a_relative_output_is_in_the_run_directory(daemon: Daemon) -> None:
@@ -204,3 +204,83 @@ def test_a_daemon_with_a_spool_goes_on_behind_a_kill(daemon: Daemon) -> None:
         script.wait_status(0)
     assert (daemon.directory / "received").read_bytes() == b"one\ntwo\n"
     assert (daemon.directory / "spool").stat().st_mode & 0o777 == 0o700
+
+
+# What is taken ------------------------------------------------------------------------------------------------------------------
+
+IN_THE_FOREGROUND = [False, True]
+
+
+def second(directory: Path, *args: str | int | Path, foreground: bool, pid_file: Path | None = None) -> Program:
+    """Another twistd, whose files would be in a directory of its own."""
+    directory.mkdir(exist_ok=True)
+    files = ["--pidfile", str(pid_file or directory / "pid"), "--rundir", str(directory)]
+    files += ["-n"] if foreground else ["--logfile", str(directory / "log")]
+    return Program([*TWISTD, *files, "mysocket", *map(str, args)], stdin=DEVNULL)
+
+
+def refused(program: Program, *words: str) -> None:
+    """It ends with status 2 and one line, which has these words."""
+    with program:
+        program.wait_status(2)
+        assert program.stdout == b"" and program.stderr_text.startswith("mysocket: ")
+        assert program.stderr_text.count("\n") == 1
+        for word in words:
+            assert word in program.stderr_text, program.stderr_text
+
+
+@pytest.mark.parametrize("foreground", IN_THE_FOREGROUND)
+def test_a_port_that_nc_has_is_status_2_with_its_pid(tmp_path: Path, foreground: bool) -> None:
+    port, place = free_port(), tmp_path / "second"
+    with Program(["nc", "-l", "-p", str(port)] if _nc_wants_p() else ["nc", "-l", str(port)], stdin=PIPE) as nc:
+        nc.wait_bound(port)
+        refused(second(place, "--port", port, foreground=foreground), f"Process {nc.pid} (nc", f":{port}: ")
+        assert nc.running() and list(place.iterdir()) == []
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"still there")
+            nc.wait_output(b"still there")
+
+
+@pytest.mark.parametrize("foreground", IN_THE_FOREGROUND)
+def test_what_another_daemon_has_is_status_2_with_its_pid(daemon: Daemon, foreground: bool) -> None:
+    port, place, output = free_port(), daemon.directory / "second", daemon.directory / "received"
+    with daemon.start("--port", port, "--spool", "spool", "--output", output) as started:
+        started.wait_status(0)
+    pid, spool = daemon.pid, daemon.directory / "spool"
+    before = (daemon.log, sorted(daemon.directory.iterdir()))
+    refused(second(place, "--port", port, foreground=foreground), f"Process {pid} (", f":{port}: ")
+    refused(second(place, "--port", free_port(), "--spool", spool, foreground=foreground), f"process {pid} (service)")
+    refused(second(place, "--port", free_port(), "--spool", "../spool", foreground=foreground), f"process {pid} (service)")
+    taken = second(place, "--port", free_port(), foreground=foreground, pid_file=daemon.pid_file)
+    refused(taken, f"names process {pid} (", str(daemon.pid_file))
+    assert list(place.iterdir()) == [] and daemon.pid == pid
+    assert (daemon.log, sorted([*daemon.directory.iterdir()])) == (before[0], sorted([*before[1], place]))
+    with mysocket("--peer", f"127.0.0.1:{port}", stdin=b"undisturbed\n") as sender:
+        sender.wait_status(0)
+    assert output.read_bytes() == b"undisturbed\n"
+
+
+def test_a_stale_pid_file_and_a_spool_of_a_killed_daemon_are_no_obstacle(daemon: Daemon) -> None:
+    options = ("--port", free_port(), "--spool", "spool")
+    for _ in range(2):
+        with daemon.start(*options) as started:
+            started.wait_status(0)
+        pid = daemon.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "the daemon did not die")  # type: ignore[misc]
+    daemon.pid_file.unlink()
+
+
+def test_a_daemon_whose_spool_is_none_shows_no_traceback(daemon: Daemon) -> None:
+    (daemon.directory / "home").mkdir()
+    (daemon.directory / "home" / "notes").touch()
+    with daemon.start("--port", 0, "--spool", "home") as started:
+        assert started.wait() != 0
+        assert "it is not empty and holds no spool" in started.stderr_text
+        assert "Traceback" not in started.stderr_text + started.stdout.decode()
+    assert not daemon.pid_file.exists()
+
+
+def _nc_wants_p() -> bool:
+    """Traditional netcats do; OpenBSD's takes both."""
+    return "OpenBSD" not in subprocess.run(["nc", "-h"], capture_output=True, text=True, check=False).stderr

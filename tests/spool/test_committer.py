@@ -14,12 +14,13 @@ import pytest
 from mysocket.core.batch import MAX_PAYLOAD, Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import DiskFailed, MySocketError
-from mysocket.spool import committer
-from mysocket.spool.committer import GROUP, RETIRE_DELAY
+from mysocket.spool import queue as queues
+from mysocket.spool.changes import Changes
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
+from mysocket.spool.queue import GROUP, RETIRE_DELAY
 from mysocket.spool.space import RETRY
-from mysocket.spool.store import Changes, Store
+from mysocket.spool.store import Store
 from tests.support.spools import close, committer_of, kill, opened, read_all, settle, store_of
 
 BLOCK = Piece(Kind.LINES, 0, b"x" * (MAX_PAYLOAD - 1) + b"\n")
@@ -250,7 +251,7 @@ def test_what_is_retired_is_deleted_though_it_was_refused_once(timed: Timed, mon
 
 def test_entries_and_small_things_are_bounded_as_well(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that sends single letters must not make one commit of a million of them."""
-    monkeypatch.setattr(committer, "GROUP_ITEMS", 5)
+    monkeypatch.setattr(queues, "GROUP_ITEMS", 5)
     spool = timed.spool
     for position in range(1, 13):
         enter(spool, position)
@@ -283,7 +284,7 @@ def test_a_disk_that_has_failed_is_not_asked_again_and_nobody_waits_for_it(timed
     spool.flush(lambda: told.append("flushed"))
     settle(spool)
     assert told == ["flushed"] and len(timed.failures) == 1
-    assert committer_of(spool)._patience() is None, "there is nothing to wait for"
+    assert committer_of(spool).patience() is None, "there is nothing to wait for"
     spool.close(lambda: told.append("closed"))
     settle(spool)
     assert told == ["flushed", "closed"]
@@ -296,7 +297,7 @@ def test_who_flushes_is_not_kept_waiting_by_a_full_disk(timed: Timed, monkeypatc
     spool.flush(lambda: told.append(spool.committed))
     settle(spool)
     assert told == [0] and spool.uncommitted == MAX_PAYLOAD
-    assert committer_of(spool)._patience() == RETRY
+    assert committer_of(spool).patience() == RETRY
     close(spool)
 
 
@@ -320,7 +321,7 @@ def test_an_end_with_work_left_is_not_clean(timed: Timed, monkeypatch: pytest.Mo
 
 
 def test_it_sleeps_until_there_is_something_to_do(timed: Timed) -> None:
-    spool, patience = timed.spool, committer_of(timed.spool)._patience
+    spool, patience = timed.spool, committer_of(timed.spool).patience
     settle(spool)
     assert patience() is None
     spool.append(Piece(Kind.LINES, 0, b"one\n"))

@@ -728,3 +728,61 @@ def test_one_that_is_replaced_again_and_again_is_given_up(spool: Path, monkeypat
     asked = before_locking(monkeypatch, *[lambda: replace(spool)] * (ATTEMPTS + 1))
     assert "again and again" in refusal(CannotOpen, spool)
     assert len(asked) == len(set(asked)) == ATTEMPTS
+
+
+# A look -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_look_finds_who_holds_it_and_changes_nothing(spool: Path) -> None:
+    before = sorted(os.listdir(spool))
+    assert lock.holder(str(spool)) is None and sorted(os.listdir(spool)) == before
+    with holder(spool, "service") as other:
+        assert lock.holder(f"{spool}/") == Holder(other.pid, "service")
+        assert lock.holder(str(spool)) == Holder(other.pid, "service")
+    assert lock.holder(str(spool)) is None  # what a killed process has written says nothing
+    with closing(held(spool)):
+        assert lock.holder(str(spool)) == Holder(os.getpid(), "session")
+
+
+def test_a_look_is_in_nobodys_way_for_long(spool: Path) -> None:
+    with holder(spool, "spool"):
+        pass
+    assert lock.holder(str(spool)) is None
+    held(spool, wait=0).close()
+
+
+@pytest.mark.parametrize("what", ["nothing", "file", "link", "no lock", "lock is a link", "lock is a fifo", "zero byte"])
+def test_a_look_at_what_is_no_spool_finds_nobody(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    real = tmp_path / "real"
+    with closing(held(real)):
+        match what:
+            case "file":
+                path.write_text("1 session\n")
+            case "link":
+                path.symlink_to(real)
+            case "no lock":
+                path.mkdir()
+            case "lock is a link":
+                path.mkdir()
+                (path / LOCK).symlink_to(real / LOCK)
+            case "lock is a fifo":
+                path.mkdir()
+                os.mkfifo(path / LOCK)
+        before = sorted(tmp_path.rglob("*"))
+        assert lock.holder(str(path) + "\0" * (what == "zero byte")) is None
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@only_root
+def test_a_look_believes_the_files_of_its_user_only(spool: Path) -> None:
+    with closing(held(spool)):
+        os.chown(spool / LOCK, NOBODY, NOBODY)
+        assert lock.holder(str(spool)) is None
+        assert lock.holder(str(spool), NOBODY) == Holder(os.getpid(), "session")
+
+
+def test_a_holder_that_has_not_said_so_yet_is_nobody(spool: Path) -> None:
+    with closing(held(spool)):
+        os.truncate(spool / LOCK, 0)
+        assert lock.holder(str(spool)) is None

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from mysocket.core.batch import Kind, Piece
 from mysocket.core.inbox import Mark
 from mysocket.errors import CannotOpen, DiskFailed, MySocketError, OutputDeleted, OutputShared, OutputShortened
+from mysocket.spool.changes import Changes
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.ledger import Entry
 from mysocket.spool.output import BUFFERS, OutputFile
-from mysocket.spool.store import Changes, Store
+from mysocket.spool.store import Store
 from tests.support.spools import close, has_tail, kill, opened, output_of, settle, store_of
 
 
@@ -378,7 +379,7 @@ def test_a_length_is_not_committed_by_others_before_its_position(
     assert spool.seek(0) and spool.read(0) is not None
     spool.retire(10)
     time[0] += 0.5
-    settle(spool)
+    spool.step()
     assert store_of(spool).state().retired == 10 and length_of(spool) == 0 and not done
     time[0] += 1
     settle(spool)

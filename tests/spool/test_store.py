@@ -20,7 +20,8 @@ from mysocket.spool import store as module
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import LOCK, SPOOL, open_directory
-from mysocket.spool.store import NEW, PAGE, Store, disk_size
+from mysocket.spool.rows import PAGE, disk_size
+from mysocket.spool.store import NEW, Store
 
 NODE, STREAM = b"n" * 16, b"s" * 16
 CAPACITY = 64 * 2**20
@@ -158,7 +159,7 @@ def test_what_is_no_spool_is_not_opened_and_stays(tmp_path: Path, content: bytes
 
 def test_one_of_another_version_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end(made(tmp_path / "spool"))
-    monkeypatch.setattr(module, "FORMAT", b"2")
+    monkeypatch.setattr(module, "FORMAT", b"3")
     with pytest.raises(CannotOpen, match="another version"):
         made(tmp_path / "spool")
 

@@ -150,6 +150,7 @@ class SlowSink:
     """Collects what arrives; says so at once, or only when asked to."""
 
     repeats = True
+    room = 2**40
 
     def __init__(self, *, whole: bool = False) -> None:
         self.whole = whole

@@ -1,0 +1,236 @@
+"""Sends an input to a service: moves it from its descriptor into a request, and the request to whoever answers for the service.
+
+Rules
+
+1. A connection that is lost is made anew, and the request asked again by its id. An error the service says is final.
+2. The time limit counts while the service keeps us waiting, and from the beginning again whenever it has accepted more.
+3. Whoever gives up says ``withdraw`` and listens for a moment: the answer tells what was accepted. If that is all, all is well.
+4. A signal is noticed where we wait, nowhere else: neither a line nor what is known of the request is ever left half done.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from mysocket.control.client import Connection, again
+from mysocket.control.places import Place
+from mysocket.control.protocol import Malformed
+from mysocket.control.request import Forgotten, Request
+from mysocket.core.batch import MAX_PAYLOAD, Piece
+from mysocket.errors import INTERRUPTED, TIME_LIMIT, MySocketError, OutcomeUnknown, ServiceGone, ServiceSays, Unsent
+
+#: Seconds to listen for the answer to a withdrawal.
+LAST_WORD = 1.0
+#: Seconds to wait for a service that has gone, unless there is a time limit.
+REUNION = 30.0
+
+
+class Input(Protocol):
+    """Where pieces come from."""
+
+    @property
+    def ended(self) -> bool:
+        """There are no more."""
+
+    def fileno(self) -> int:
+        """A descriptor that tells when there are some; not asked for when the input has ended."""
+
+    def read(self) -> list[Piece]:
+        """Those that are there now.
+
+        :raises MySocketError: it cannot be read.
+        """
+
+
+class Interrupted(Exception):
+    """The user wants to leave."""
+
+
+class Sender:
+    """Sends one request; :meth:`run` it once.
+
+    :param wait: seconds that the service may keep us waiting; None: for ever.
+    :param delivered: wait until the peer has acknowledged it.
+    :param wake: a descriptor that is readable when the user wants to leave.
+    :param tell: hears what a patient user should know.
+    :param before: bytes of the input that were accepted elsewhere.
+    :param places: run-time directories, instead of the user's.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        source: Input,
+        *,
+        wait: float | None = None,
+        delivered: bool = False,
+        wake: int | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        before: int = 0,
+        places: list[Place] | None = None,
+    ) -> None:
+        self.connection = connection
+        self._request = request
+        self._source = source
+        self._wait = wait
+        self._delivered = delivered
+        self._wake = wake
+        self._tell = tell
+        self._before = before
+        self._places = places
+        self._asked = False
+        self._over = False
+        self._deadline: float | None = None
+
+    def run(self) -> None:
+        """Send all of it.
+
+        :raises MySocketError: what came between, and how much is accepted.
+        """
+        request = self._request
+        try:
+            self._begin()
+            while not (self._over or (request.delivered if self._delivered else request.is_accepted)):
+                self._step()
+        except TimeoutError:
+            self._withdraw()
+            if not request.is_safe or self._delivered:
+                what = "acknowledged by the peer" if request.is_safe else "accepted"
+                raise self._failed(f"Not {what} within {self._wait:g} s (-w).", TIME_LIMIT) from None
+        except Interrupted:
+            self._withdraw()
+            raise self._failed("Interrupted.", INTERRUPTED) from None
+        except (ServiceGone, ServiceSays, Malformed, OutcomeUnknown) as problem:
+            raise self._failed(str(problem), problem.status, lost=isinstance(problem, OutcomeUnknown)) from None
+        except Forgotten as problem:
+            why = (
+                f"The service has lost what it had accepted: it knows of {problem.now} bytes, and had accepted {problem.before}."
+            )
+            raise self._failed(why, ServiceGone.status) from None
+        except MySocketError as problem:  # of the input
+            self._withdraw()
+            raise self._failed(str(problem), problem.status) from None
+        self._confirm()
+
+    def _begin(self) -> None:
+        self._asked = False
+        self._progress()
+        self.connection.put(self._request.begin())
+
+    def _step(self) -> None:
+        """Say what may be said, wait, and hear what there is."""
+        try:
+            self._talk()
+        except ServiceGone as lost:
+            self._come_back(lost)
+
+    def _talk(self) -> None:
+        request, connection, source = self._request, self.connection, self._source
+        for line in request.lines():
+            connection.put(line)
+        if self._delivered and request.is_accepted and not self._asked:
+            self._asked = True
+            connection.put({"deliver": True})
+        wanted = not source.ended and request.unsaid < MAX_PAYLOAD
+        # One that waits for our input has nothing to answer.
+        idle = not source.ended and request.is_idle and not connection.unsaid
+        ready = self._poll(source.fileno() if wanted else None, None if idle else self._deadline)
+        if self._wake is not None and self._wake in ready:
+            raise Interrupted
+        if wanted and source.fileno() in ready:
+            request.give(source.read())
+            if idle:
+                self._progress()
+        if source.ended and not request.complete:
+            request.finish()
+        connection.flush()
+        for line in connection.take():
+            if request.hear(line):
+                self._progress()
+
+    def _poll(self, source: int | None, deadline: float | None) -> set[int]:
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN | (select.POLLOUT if self.connection.unsaid else 0))
+        for fd in (source, self._wake):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
+        if not ready:
+            raise TimeoutError
+        return ready
+
+    def _progress(self) -> None:
+        self._deadline = None if self._wait is None else time.monotonic() + self._wait
+
+    def _come_back(self, lost: ServiceGone) -> None:
+        """Find the service again, and ask what has become of the request.
+
+        :raises ServiceSays: what it had said before it closed the connection.
+        """
+        request = self._request
+        with suppress(ServiceGone):
+            for line in self.connection.take():
+                request.hear(line)
+        if request.is_safe and not self._delivered:
+            self._over = True
+            return
+        self._tell(f"{lost} Looking for it again")
+        if request.is_idle:
+            self._progress()
+        wait = REUNION if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        try:
+            self.connection = again(self.connection, wait, places=self._places, wake=self._wake)
+        except InterruptedError:
+            raise Interrupted from None
+        except TimeoutError:
+            if self._deadline is not None:
+                raise
+            raise ServiceGone(f"and did not come back within {wait:g} s", pid=self.connection.pid) from None
+        except ServiceGone:
+            if request.is_known and not request.is_safe:
+                raise
+            raise OutcomeUnknown("what it had not delivered is lost", pid=self.connection.pid) from None
+        self._asked = False
+        self.connection.put(request.begin())
+
+    # The end --------------------------------------------------------------------------------------------------------------------
+
+    def _withdraw(self) -> None:
+        """Give up, and hear how much was accepted all the same."""
+        request, connection = self._request, self.connection
+        deadline = time.monotonic() + LAST_WORD
+        # Without an answer it is not known.
+        with suppress(TimeoutError, MySocketError, Forgotten):
+            if not request.is_safe:
+                connection.put({"withdraw": True})
+                while not request.withdrawn:
+                    request.hear(connection.hear(max(0.0, deadline - time.monotonic())))
+
+    def _failed(self, why: str, status: int, *, lost: bool = False) -> Unsent:
+        """Why not all of it was sent, and how much was."""
+        request = self._request
+        accepted = self._before + request.accepted
+        if request.is_safe and lost:
+            text = "All of it was accepted; whether the peer has it nobody knows"
+        elif request.is_safe:
+            text = "All of it is accepted, and the service goes on delivering it: do not send it again"
+        elif request.is_known and accepted:
+            text = f"Of the input {accepted} bytes are accepted; the rest can be given again (tail -c +{accepted + 1})"
+        elif request.is_known:
+            text = "Nothing of it is accepted"
+        elif accepted:
+            text = f"Of the input {accepted} bytes are accepted; whether more of it is nobody knows"
+        else:
+            text = "Whether it is accepted nobody knows"
+        return Unsent(text, why=why, status=status)
+
+    def _confirm(self) -> None:
+        """The outcome is known; else the service would remember it for a week."""
+        with suppress(TimeoutError, ServiceGone, Malformed):
+            self.connection.say({"confirm": True}, LAST_WORD)

@@ -1,0 +1,185 @@
+"""What twistd looks at before it forks. (tests/integration/test_twistd.py has real ones.)"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mysocket import tap
+from mysocket.errors import PidFileTaken, PortTaken, SpoolLocked
+from mysocket.services import before
+from mysocket.spool.lock import LOCK, SPOOL, open_directory
+
+HAS_SIX = Path("/proc/net/if_inet6").exists()
+
+
+def look(*args: str, **parent: object) -> None:
+    options = tap.Options()
+    options.parseOptions(list(args))
+    before.look(options.settings, parent)
+
+
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+# The pid file -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pid_file_of_a_process_that_runs_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    file.write_text(f" {os.getpid()}\n")
+    with pytest.raises(PidFileTaken, match=rf"{file} names process {os.getpid()} \(\S.*\), which runs"):
+        look("-p", "0", pidfile=str(file))
+    assert file.exists()
+
+
+def test_a_process_of_somebody_else_runs_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        assert (pid, number) == (1, 0)
+        raise PermissionError
+
+    (tmp_path / "pid").write_text("1")
+    monkeypatch.setattr(before.os, "kill", refuse)
+    with pytest.raises(PidFileTaken):
+        look("-p", "0", pidfile=str(tmp_path / "pid"))
+
+
+def test_a_stale_pid_file_is_no_obstacle_and_stays_for_twistd(tmp_path: Path, gone: int) -> None:
+    (tmp_path / "pid").write_text(str(gone))
+    look("-p", "0", pidfile=str(tmp_path / "pid"))
+    assert (tmp_path / "pid").read_text() == str(gone)
+
+
+@pytest.mark.parametrize("text", [b"", b"nonsense", b"\xff", b"0", b"-1", b"9" * 40, b"9" * 30, b"1.5"])
+def test_a_pid_file_that_makes_no_sense_is_left_to_twistd(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "pid").write_bytes(text)
+    look("-p", "0", pidfile=str(tmp_path / "pid"))
+
+
+@pytest.mark.parametrize("where", ["", None, "missing/pid", "."])
+def test_without_a_pid_file_there_is_nothing_to_see(where: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    look("-p", "0", pidfile=where)
+    look("-p", "0")
+
+
+# The spool ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A spool in use."""
+    path = tmp_path / "spool"
+    with closing(open_directory(str(path), role="service", create=True, known=(SPOOL, LOCK))):
+        yield path
+
+
+def test_a_spool_in_use_is_taken_and_looked_for_where_it_will_be_opened(held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpoolLocked, match=rf"in use by process {os.getpid()} \(service\)"):
+        look("-p", "0", "--spool", str(held), rundir="/")
+    look("-p", "0", "--spool", "spool", rundir="/")
+    with pytest.raises(SpoolLocked):
+        look("-p", "0", "--spool", "spool", rundir=str(held.parent))
+    monkeypatch.chdir(held.parent)
+    for rundir in (".", None):
+        with pytest.raises(SpoolLocked):
+            look("-p", "0", "--spool", "spool", rundir=rundir)
+    look("-p", "0", "--spool", str(held), rundir=".", chroot="/")
+
+
+def test_a_spool_that_is_held_for_a_moment_only_is_no_obstacle(tmp_path: Path) -> None:
+    with closing(open_directory(str(tmp_path / "spool"), role="send", create=True, known=(SPOOL, LOCK))):
+        look("-p", "0", "--spool", str(tmp_path / "spool"))
+
+
+def test_a_spool_that_is_missing_stays_so(tmp_path: Path) -> None:
+    look("-p", "0", "--spool", str(tmp_path / "none" / "spool"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+def test_a_spool_of_the_user_that_twistd_becomes(held: Path) -> None:
+    os.chown(held / LOCK, 65534, 65534)
+    look("-p", "0", "--spool", str(held))
+    with pytest.raises(SpoolLocked):
+        look("-p", "0", "--spool", str(held), uid=65534)
+
+
+# The port -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peer", [(), ("--peer", "localhost:9"), ("--peer", "192.0.2.1:9"), ("--bind", "127.0.0.1")])
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_port_that_is_taken_is_told_with_its_holder(kind: str, peer: tuple[str, ...]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as other:
+        other.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            other.listen()
+        port = str(other.getsockname()[1])
+        with pytest.raises(PortTaken, match=rf":{port}: .*Process {os.getpid()} \(\S.*\) listens there; "):
+            look("-p", port, *peer, *(["--udp"] if kind == "udp" else []))
+    look("-p", port, *peer)
+
+
+@pytest.mark.skipif(not HAS_SIX, reason="this machine has no IPv6")
+def test_the_second_address_is_looked_at_too() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = str(other.getsockname()[1])
+        look("-p", port, "--bind", "127.0.0.1")
+        with pytest.raises(PortTaken, match=rf"\[::1\]:{port}"):
+            look("-p", port, "--peer", "localhost:9")
+
+
+def test_connections_that_are_over_are_no_obstacle() -> None:
+    """They wait in the kernel for a minute; Twisted listens all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _ = server.accept()
+            accepted.close()
+            assert client.recv(1) == b""
+    look("-p", str(port), "--bind", "127.0.0.1")
+
+
+def test_other_people_s_addresses_and_permissions_are_left_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    look("-p", "9000", "--bind", "192.0.2.7")
+    monkeypatch.setattr(before, "_bind", lambda address, port, *, udp: 13)
+    look("-p", "80")
+
+
+def test_without_ipv6_ipv4_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(before, "_bind", lambda address, port, *, udp: 97 if ":" in address else 98)
+    with pytest.raises(PortTaken, match=r"0\.0\.0\.0:9000"):
+        look("-p", "9000")
+
+
+@pytest.mark.parametrize("args", [("-p", "0"), ("-p", "unix:/run/s"), ("-p", "tcp:9000"), ("--peer", "peer.example:9")])
+def test_nothing_is_bound_for_what_is_no_number(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(before, "_bind", lambda *_, **__: pytest.fail("was bound"))
+    look(*args)
+
+
+# Under twistd's options ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_of_twistd_end_with_the_status_of_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pid").write_text(str(os.getpid()))
+    options = tap.Options()
+    options.parent = {"pidfile": str(tmp_path / "pid")}  # type: ignore[assignment]
+    with pytest.raises(SystemExit) as left:
+        options.parseOptions(["-p", "0"])
+    told = capsys.readouterr()
+    assert left.value.code == 2 and told.out == ""
+    assert told.err.startswith("mysocket: The pid file ") and told.err.count("\n") == 1
