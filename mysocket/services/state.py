@@ -117,7 +117,7 @@ def _out(service: LinkService, backlog: Backlog) -> Line | None:
         "waiting_bytes": service.undelivered(),
         "waiting_messages": backlog.messages,
         "oldest": backlog.oldest,
-        "room": max(0, log.room),
+        "room": log.left,
         "capacity": log.capacity,
     }
     return found

@@ -140,6 +140,10 @@ class DiskSpool:
     # The own stream -------------------------------------------------------------------------------------------------------------
 
     @property
+    def left(self) -> int:
+        return max(0, self.capacity - self._used)
+
+    @property
     def room(self) -> int:
         return min(
             self.capacity + self._more * self._long - self._used,

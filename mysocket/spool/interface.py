@@ -45,6 +45,10 @@ class Spool(Interface):
     on_change: Callable[[], None]
 
     @property
+    def left(self) -> int:
+        """Bytes that may still wait; :attr:`room` may be less for a moment."""
+
+    @property
     def room(self) -> int:
         """Bytes that may still be appended; not positive: the input waits."""
 

@@ -40,6 +40,10 @@ class MemorySpool:
         self._chains = {0: 0}
 
     @property
+    def left(self) -> int:
+        return max(0, self.room)
+
+    @property
     def room(self) -> int:
         return self.capacity + self._more * self._long - (self.end - self.retired) - BATCH_COST * len(self._order)
 

@@ -113,8 +113,8 @@ def _why_not(state: Part) -> str:
         return "nobody has connected" + (" yet" if not state.parts("peers") else "")
     peer = dial.text("peer")
     error = dial.text("error")
-    said = [error or (f"{peer} is being dialled" if peer else "being dialled")]
     wait, failed = dial.number("next_attempt"), dial.size("failed")
+    said = [error or (f"{peer or 'its peer'} is being dialled" if wait is None else f"no connection to {peer or 'its peer'}")]
     if wait is not None:
         said.append(f"next attempt in {span(wait)}")
     if failed > 1:
@@ -125,8 +125,9 @@ def _why_not(state: Part) -> str:
 def _peer(peer: Part, now: float) -> str:
     name, address, node = peer.text("name"), peer.text("address"), peer.text("node")
     who = name or address or (f"node {node}" if node else "a peer without a name")
-    if name and address and address != name:
-        who += f" ({address})"
+    if name and address:
+        # An address may have the name with it.
+        who = address if name in address else f"{name} ({address})"
     said = []
     since, away, heard, trip = (peer.number(field) for field in ("since", "away_since", "heard", "round_trip"))
     if peer.flag("linked"):
@@ -153,9 +154,9 @@ def _trouble(state: Part) -> Iterator[Row]:
     if full:
         yield Row("disk full", full)
     if lost:
-        yield Row("state lost", lost)
+        yield Row("trouble", lost)
     if state.flag("input") is False:
-        yield Row("input", "no more messages are taken here")
+        yield Row("input", "nothing can be handed to it")
     if state.flag("takes") is False:
         yield Row("receiving", "nothing is taken from peers")
 

@@ -52,29 +52,25 @@ class Typed:
         except OSError:
             # The terminal was hung up.
             data = b""
-        if data and self.terminal:
-            data = self._up_to_exit(data)
-        elif not data:
-            self._end()
+        over = not data
+        if self.terminal:
+            data, over = self._up_to_exit(data, over)
         if data:
             self._request.give(self._cutter.feed(data))
-
-    def _up_to_exit(self, data: bytes) -> bytes:
-        """The lines that are whole and are messages."""
-        *lines, self._line = (self._line + data).split(b"\n")
-        if EXIT in lines:
-            del lines[lines.index(EXIT) :]
-            self._line = b""
-            self._end()
-        return b"".join(line + b"\n" for line in lines)
-
-    def _end(self) -> None:
-        if not self.over:
+        if over:
             self.over = True
-            if self._line:
-                self._request.give(self._cutter.feed(self._line))
             self._request.give(self._cutter.finish())
             self._request.finish()
+
+    def _up_to_exit(self, data: bytes, over: bool) -> tuple[bytes, bool]:
+        """What of it is messages, and whether the input is over with it. Half a line waits for its other half."""
+        *lines, rest = (self._line + data).split(b"\n")
+        self._line = b""
+        if EXIT in lines:
+            lines, rest, over = lines[: lines.index(EXIT)], b"", True
+        if not over:
+            self._line, rest = rest, b""
+        return b"".join(line + b"\n" for line in lines) + rest, over
 
 
 class Unmade(Connection):
@@ -187,6 +183,9 @@ class Session:
     @property
     def over(self) -> bool:
         """All that was typed is accepted, and no more comes."""
+        if self._gone:
+            # Nobody is there to be told that it was all.
+            return self._typed.over and not self.sender.waiting
         return self.sender.done and not self._more
 
     def step(self, signals: Signals) -> None:

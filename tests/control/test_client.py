@@ -61,9 +61,7 @@ def pair(undo: ExitStack) -> Pair:
 def test_the_only_one_is_found(places: list[Place]) -> None:
     for place in places:
         with FakeService(place) as service, find(places=places) as connection:
-            assert connection.greeting == Greeting(
-                "9.9", os.getpid(), "0123456789abcdef0123456789abcdef", 9000, "hub:9001", None, False
-            )
+            assert connection.greeting == Greeting("9.9", os.getpid(), NODE, 9000, "hub:9001", None, False)
             assert connection.path == service.path
             assert connection.pid == os.getpid()
 

@@ -131,6 +131,17 @@ def test_a_dial_under_way_is_said() -> None:
     assert shown(state).splitlines()[0] == "not linked    hub:9001 is being dialled"
 
 
+def test_an_attempt_to_come_is_said_without_an_error_as_well() -> None:
+    state = changed(linked=False, dial={"peer": "hub:9001", "next_attempt": 0.25, "failed": 0, "error": None}, peers=[])
+    assert shown(state).splitlines()[0] == "not linked    no connection to hub:9001; next attempt in 250 ms"
+
+
+def test_a_name_is_not_said_twice() -> None:
+    state = changed()
+    state["peers"][0]["address"] = "hub (192.0.2.1:9001)"
+    assert shown(state) == shown(LINKED)
+
+
 def test_a_hub_of_many_fits_on_the_screen() -> None:
     one = LINKED["peers"][0]
     away = {**one, "linked": False, "name": "gone", "away_since": NOW - 60}
@@ -169,8 +180,8 @@ def test_what_has_gone_wrong_stands_on_top() -> None:
     text = shown(changed(full="the disk of /var/lib/mysocket is full", state_lost="the spool was put back", input=False))
     _, second, third, fourth, *_ = text.splitlines()
     assert second == "disk full     the disk of /var/lib/mysocket is full"
-    assert third == "state lost    the spool was put back"
-    assert fourth == "input         no more messages are taken here"
+    assert third == "trouble       the spool was put back"
+    assert fourth == "input         nothing can be handed to it"
 
 
 def test_nothing_waits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,6 +261,35 @@ def test_nothing_typed_is_lost_when_the_service_is_restarted(service: Service, t
     assert client.rest() == []
     terminal.wait_status(0)
     assert "the service is back" in terminal.screen_text
+
+
+def test_who_has_nothing_left_to_send_leaves_while_the_service_is_gone(service: Service, terminal: Terminal) -> None:
+    service.attached()
+    terminal.wait_text("Type EXIT")
+    terminal.type("one\n")
+    taker = Taker(service)
+    taker.take()
+    service.stop()
+    terminal.wait_text("Waiting for it")
+    terminal.type("EXIT\n")
+    terminal.wait_status(0)
+
+
+def test_lines_before_exit_that_come_with_it_are_sent(service: Service, terminal: Terminal) -> None:
+    """A terminal that does not edit lines gives more than one at a time."""
+    client = service.attached()
+    terminal.wait_text("Type EXIT")
+    raw = termios.tcgetattr(terminal._master)
+    raw[3] &= ~termios.ICANON
+    termios.tcsetattr(terminal._master, termios.TCSANOW, raw)
+    terminal.type("one\ntwo\nEXIT\nthree\n")
+    taker = Taker(service)
+    got = taker.take()
+    while got != "one\ntwo\n":
+        got += taker.take()
+    taker.end()
+    assert client.rest() == []
+    terminal.wait_status(0)
 
 
 def test_a_view_goes_on_where_it_was(service: Service, terminal: Terminal) -> None:

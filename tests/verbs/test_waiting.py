@@ -44,10 +44,12 @@ def test_a_signal_is_heard_during_a_wait(signals: Signals) -> None:
 
 def test_behind_it_signals_are_what_they_were() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
     with Signals():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert signal.set_wakeup_fd(-1) == -1
+    assert signal.set_wakeup_fd(wakeup) == wakeup
 
 
 def test_what_is_ready_is_found(signals: Signals) -> None:
