@@ -62,6 +62,15 @@ def test_a_stale_pid_file_is_no_obstacle_and_stays_for_twistd(tmp_path: Path, go
     assert (tmp_path / "pid").read_text() == str(gone)
 
 
+def test_the_pid_file_of_a_process_that_nobody_has_collected_goes(tmp_path: Path) -> None:
+    """twistd would take it for living; in a container without an init it stays so for ever."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "pid").write_text(str(process.pid))
+        look("-p", "0", pidfile=str(tmp_path / "pid"))
+        assert not (tmp_path / "pid").exists()
+
+
 @pytest.mark.parametrize("text", [b"", b"nonsense", b"\xff", b"0", b"-1", b"9" * 40, b"9" * 30, b"1.5"])
 def test_a_pid_file_that_makes_no_sense_is_left_to_twistd(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "pid").write_bytes(text)

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -51,7 +52,21 @@ def look_at_pid_file(parent: Parent) -> None:
         return
     except PermissionError:
         pass  # somebody else's runs
+    if _is_dead(pid):
+        # A zombie: in a container nobody may ever collect it, and twistd would take it for living.
+        with suppress(OSError):
+            os.unlink(where)
+        return
     raise PidFileTaken(where=where, pid=pid, name=holders.in_brackets(holders.process_name(pid)))
+
+
+def _is_dead(pid: int) -> bool:
+    """Has the process ended, and nobody has asked how? proc(5): the state stands behind the name, which may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read(4096).rpartition(b") ")[2][:1] == b"Z"
+    except OSError:
+        return False
 
 
 def look_at_spool(settings: Settings, parent: Parent) -> None:

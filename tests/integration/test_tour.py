@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.processes import ROOT, TIMEOUT, free_port, wait_until
+from tests.support.processes import ROOT, TIMEOUT, free_port
 
 SCRIPTS = Path(sys.executable).parent
 #: `timeout 1 COMMAND` as it is here: until a file appears.
@@ -83,10 +83,6 @@ class Shell:
                     self.wait_until_given(command)
                 (self.directory / "shown").touch()
             rest, _ = process.communicate(timeout=TIMEOUT)
-        if command.startswith("kill"):
-            # Not every machine's first process buries the dead at once, and twistd takes them for living.
-            for pid in [int(file.read_text()) for file in self.directory.glob("hub.pid")]:
-                wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "the killed service is still there")
         return (b"".join(printed) + rest).decode().splitlines()
 
     def wait_until_given(self, command: str) -> None:
