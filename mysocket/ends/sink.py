@@ -68,18 +68,22 @@ class PlainFormat:
         self.whole = whole
         self._open: Origin | None = None
         self._open_stream = b""
+        self._whole_line = False  # what is open is all of a line; another message behind it is another line
         self._delimiter = b"\n"
 
     def render(self, block: Batch, origin: Origin) -> Bytes:
         if block.kind == Kind.END:
+            self._whole_line = False
             return b""
         data = block.payload
-        # A line without a delimiter, the last or one broken off, stays as it was, unless another stream goes on behind it.
-        if self._open is not None and not self._goes_on(origin):
+        # A line without a delimiter, the last of an input or one broken off, stays as it was: the next input goes on behind it, as
+        # with cat. But not another stream, nor another message that was handed to the same service.
+        if self._open is not None and (self._whole_line or not self._goes_on(origin)):
             data = self._delimiter + bytes(data)
         self._open = None
         if block.flags & Flag.UNTERMINATED or block.kind == Kind.LINES and block.flags & Flag.MORE:
             self._open, self._open_stream = origin, origin.stream_id
+            self._whole_line = bool(block.flags & Flag.UNTERMINATED)
             self._delimiter = b"\0" if block.flags & Flag.NUL else b"\n"
         return data
 

@@ -89,7 +89,9 @@ def test_raw_connections_have_no_stream_id_and_are_told_apart_too() -> None:
 
 def test_a_stream_that_goes_on_behind_its_own_last_line_is_left_alone() -> None:
     sender = Sender()
-    assert written(PlainFormat(), (lines(b"x", Flag.UNTERMINATED), sender), (lines(b"y\n"), sender)) == b"xy\n"
+    tail, more = (lines(b"x", Flag.UNTERMINATED), sender), (lines(b"y\n"), sender)
+    assert written(PlainFormat(), tail, (end(), sender), more) == b"xy\n"
+    assert written(PlainFormat(), tail, more) == b"x\ny\n", "two messages handed to a service: no input has ended in between"
 
 
 def test_two_tails_behind_each_other_are_told_apart() -> None:
