@@ -33,7 +33,8 @@ def spell_out(argv: Sequence[str], table: Sequence[Option] = OPTIONS, program: s
     """A command line in one spelling: every option as ``--long`` or ``--long=value``, and apart from them the positionals.
 
     Options may follow positionals, up to ``--``. The next word is the value of an option only if it does not look like an
-    option itself; ``--long=-value`` passes any. Long options are never abbreviated, so that a new one cannot change old scripts.
+    option itself, which "-" does not; ``--long=-value`` passes any. Long options are never abbreviated, so that a new one cannot
+    change old scripts.
 
     :param program: what is called, for hints.
     """
@@ -75,8 +76,8 @@ def _spelled(option: Option, value: str | None, words: Iterator[str]) -> str:
     if option.kind == FLAG:
         return f"--{option.long}"
     if value is None:
-        value = next(words, "-")
-        if value.startswith("-"):
+        value = next(words, None)
+        if value is None or value.startswith("-") and value != "-":
             raise UsageError(f"--{option.long} needs a value: --{option.long} {option.metavar}")
     return f"--{option.long}={value}"
 

@@ -256,12 +256,6 @@ class OutcomeUnknown(MySocketError):
     """The service (process {pid}), which kept what it had accepted in memory, has ended: {text}."""
 
 
-class NotThere(MySocketError):
-    """No directory can be used for the control socket: {text}."""
-
-    status = USAGE
-
-
 class Unsent(MySocketError):
     """{why}. {text}."""
 
@@ -271,6 +265,6 @@ class Unsent(MySocketError):
 
 
 class NoControlSocket(MySocketError):
-    """No control socket in {where}: {text}. So mysocket send, attach and status do not find the service there."""
+    """No control socket: {text}. Messages pass without it, but mysocket send, attach and status do not find the service there."""
 
     status = USAGE

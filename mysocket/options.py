@@ -251,13 +251,15 @@ _SERVICE = (
 _WAIT = "give up with status 3 when "
 
 VERBS: dict[str, Verb] = {verb.name: verb for verb in (
-    Verb("spool", "show how far the streams of a spool have come, and what waits in it; while no other process holds it",
+    Verb("spool", "show how far the streams of a spool have come, and what is in it; while no other process holds it",
          words=(("DIR", _file_name),),
          options=(
              Option("messages", None, None, FLAG, False, bool, field="messages",
-                    help="list the messages that wait instead, each behind its position"),
+                    help="list the messages that wait to be sent instead, each behind its position"),
+             Option("inbox", None, None, FLAG, False, bool, field="inbox",
+                    help="list the messages that its inbox keeps instead, each behind its position there"),
              Option("json", "J", None, FLAG, False, bool, field="json",
-                    help="write one JSON object; with --messages one per message"),
+                    help="write one JSON object; with --messages or --inbox one per message"),
              HELP,
          )),
     Verb("send", "give the service that runs here a message, or its own input where there is no TEXT; it is sent on from there",

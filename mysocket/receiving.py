@@ -290,14 +290,14 @@ class Receiving:
     def acknowledge(self, now: float, *, at_once: bool = False) -> None:
         """Send the ACK that is due; with ``at_once`` also one that could wait."""
         window = self.window()
-        due = self.inbox.ack_due(window, now)
+        due = self.inbox.ack_due(window, now, self._held)
         if due is not None and (at_once or due <= now):
             self.inbox.acknowledge(window, now)
             failpoints.reach("R4")
 
     def ack_due(self, now: float) -> float | None:
         """When the next ACK is due."""
-        return self.inbox.ack_due(self.window(), now)
+        return self.inbox.ack_due(self.window(), now, self._held)
 
     @property
     def _held(self) -> int:

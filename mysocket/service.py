@@ -20,17 +20,14 @@ from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
-from mysocket.errors import MySocketError, UsageError
+from mysocket.errors import MySocketError
 from mysocket.options import Settings
 from mysocket.services.base import EndpointService
+from mysocket.services.before import STANDARD
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
     from mysocket.spool.disk import DiskSpool
-
-#: The name of stdout, for ``--output``.
-STANDARD = "-"
-
 
 def use_monotonic_time(reactor: Any) -> None:
     """Timers follow the monotonic clock. Twisted's follow the wall clock (twisted#2424): a step of it stops or fires them all."""
@@ -86,8 +83,6 @@ def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) ->
     voice = Voice(lambda text: log.info("{text}", text=text), quiet=settings.quiet, verbose=settings.verbose)
     foreground = parent is not None and bool(parent.get("nodaemon"))
 
-    if settings.output == STANDARD and not foreground:
-        raise UsageError("--output -: a daemon has no stdout; name a file, or leave it out, and mysocket attach reads what came")
     make = partial(make_foreground if foreground else make_daemon, settings, reactor, voice)
 
     # twistd -n writes its log to stdout, which belongs to the messages.

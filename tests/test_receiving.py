@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import pytest
+
 from mysocket.core.batch import END, Batch, Flag, Kind, Piece, chain
 from mysocket.core.inbox import Mark
 from mysocket.core.session import Session
@@ -193,3 +195,140 @@ def test_a_stream_that_does_not_begin_at_0_is_known_before_anything_of_it_is_wri
     again.receiving.meet(again.hello, ledger.find(b"s" * 16))
     again.begin()
     assert again.resumes[-1].position == 40 and sink.cuts == [False, True]
+
+
+# Windows ------------------------------------------------------------------------------------------------------------------------
+
+
+class Roomy(WholeSink):
+    """A sink whose room a test tells."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, block: Batch, origin: Origin) -> None:
+        self.blocks.append(block)
+        self.room -= len(block.payload)
+        origin.written(block.end)
+
+
+class Listener(Peer):
+    """A peer that hears what is acknowledged and granted."""
+
+    def __init__(self, receiving: Receiving) -> None:
+        super().__init__(receiving)
+        self.acks: list[tuple[int, int]] = []
+        self.time = 0.0
+        self.at = self.value = 0
+        session = cast(Session, self)
+        receiving.attach(session, Attach(b"s" * 16))
+        receiving.start(session, Start(0, 0), None)
+        self.settle()
+
+    def ack(self, position: int, window: int) -> None:
+        self.acks.append((position, window))
+
+    def settle(self, seconds: float = 0.0) -> int:
+        """So much time goes by; how many ACKs come."""
+        before = len(self.acks)
+        self.receiving.acknowledge(self.time)
+        end = self.time + seconds
+        while (due := self.receiving.ack_due(self.time)) is not None and due <= end:
+            self.time = max(self.time, due)
+            self.receiving.acknowledge(self.time)
+            assert len(self.acks) - before < 1000, "a storm"
+        self.time = end
+        return len(self.acks) - before
+
+    def give(self, size: int, flags: int = 0) -> None:
+        payload = b"x" * size
+        self.value = chain(payload, self.value)
+        me = cast(Any, self)
+        self.receiving.take(cast(Session, self), Batch(self.at, Kind.BLOB, flags, self.value, payload), me)
+        self.at += size
+
+    @property
+    def granted(self) -> int:
+        """The window is never closed: the largest counts."""
+        return max(window for _, window in self.acks)
+
+
+MIB = 1 << 20
+
+
+def test_a_sink_without_room_grants_nothing_and_is_not_talked_about() -> None:
+    sink = Roomy(MIB)
+    receiving = Receiving(sink, lambda: 8 * MIB, MIB)
+    peer = Listener(receiving)
+    assert peer.acks == [(0, MIB)]
+    while peer.at < peer.granted:
+        peer.give(100_000)
+        peer.settle()
+    assert receiving.window() == 0 and sink.room <= 0
+    peer.settle(1)
+    assert peer.acks[-1][0] == peer.at, "what came is acknowledged, room or not"
+    assert peer.settle(3600) == 0 and receiving.ack_due(peer.time) is None
+    sink.room = 50  # a little is told as well, but not at once
+    assert peer.settle() == 1 and peer.granted == peer.at + 50
+    for room in range(51, 2000):
+        sink.room = room
+        peer.settle(0.001)
+    assert len(peer.acks) < 130, "one in 20 ms"
+    sink.room = MIB
+    assert peer.settle() == 1 and peer.granted == peer.at + MIB
+
+
+def test_small_blocks_into_a_full_sink_are_not_acknowledged_one_by_one() -> None:
+    """What was granted before still comes."""
+    sink = Roomy(MIB)
+    receiving = Receiving(sink, lambda: 8 * MIB, MIB)
+    peer = Listener(receiving)
+    sink.room = 0
+    before = len(peer.acks)
+    for _ in range(1000):
+        peer.give(10)
+        peer.settle(0.0001)
+    assert len(peer.acks) - before <= 8
+    peer.settle(1)
+    assert peer.acks[-1] == (10_000, MIB), "and nothing that was granted is taken back"
+
+
+@pytest.mark.parametrize(("room", "budget"), [(MIB, 8 * MIB), (2**40, 8 * MIB), (2**40, 4096), (1, 8 * MIB)])
+def test_a_message_of_any_length_comes_to_its_end(room: int, budget: int) -> None:
+    """Its parts are held on top of the window, however much that is."""
+    sink = Roomy(room)
+    receiving = Receiving(sink, lambda: budget, 256 * MIB)
+    peer = Listener(receiving)
+    part = 256 * 1024
+    while peer.at < 64 * MIB:
+        for _ in range(100):
+            if peer.at < peer.granted:
+                break
+            assert peer.settle(1), f"it hangs at {peer.at}, with {receiving.window()}"
+        peer.give(part, Flag.MORE)
+        peer.settle()
+    peer.give(1)
+    peer.settle(1)
+    assert [len(block.payload) for block in sink.blocks] == [64 * MIB + 1] and peer.acks[-1][0] == 64 * MIB + 1
+
+
+def test_a_message_that_is_held_up_within_goes_on_when_there_is_room() -> None:
+    sink = Roomy(MIB)
+    receiving = Receiving(sink, lambda: 8 * MIB, 256 * MIB)
+    peer = Listener(receiving)
+    for _ in range(20):
+        while peer.at < peer.granted:
+            peer.give(256 * 1024, Flag.MORE)
+        sink.room = 0
+        peer.settle(1)
+        while peer.at < peer.granted:
+            peer.give(256 * 1024, Flag.MORE)
+        assert peer.settle(60) == 0
+        sink.room = 100
+        assert peer.settle(1) and peer.granted > peer.at
+        sink.room = MIB
+        peer.settle(1)
+    peer.give(1)
+    peer.settle(1)
+    assert len(sink.blocks) == 1 and peer.acks[-1][0] == peer.at

@@ -49,16 +49,17 @@ class Acceptor:
         for _ in range(AT_ONCE):
             try:
                 connection, _ = self._socket.accept()
+                with connection:
+                    connection.setblocking(False)
+                    # It takes a descriptor of its own.
+                    self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, self._factory)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
-                # No descriptor is left, or no memory. The client stays in the queue.
+                # No descriptor is left, or no memory. Who waits stays in the queue.
                 self._reactor.removeReader(self)
                 self._later = self._reactor.callLater(PAUSE, self.start)
                 return
-            with connection:
-                connection.setblocking(False)
-                self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, self._factory)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -4,7 +4,8 @@ Rules
 
 1. The outcome of a request is committed in the same transaction as the batch it speaks of. So a client that asks again, after a
    lost connection or a restart of the service, learns what is true.
-2. An outcome is forgotten when the client says that it knows it, or after a week: nobody asks for that long.
+2. An outcome is forgotten when the client says that it knows it, or after a week, or when very many newer ones are there: nobody
+   asks for that long, and what clients leave behind must not pile up.
 3. In memory (no spool) outcomes end with the service, as what was accepted does.
 """
 
@@ -20,7 +21,7 @@ from mysocket.spool.interface import Bookmark
 
 #: Seconds that an outcome is kept for a client that has not said that it knows it.
 KEPT = 7 * 24 * 3600.0
-#: Outcomes that are kept in memory without a spool, at most; the oldest go.
+#: Outcomes that are kept, at most; those that came no further for the longest time go.
 MOST = 65536
 #: So many that may be forgotten wait for company: alone they are not worth a commit.
 TOGETHER = 64
@@ -87,16 +88,17 @@ class Outcomes:
     def __init__(self, outgoing: Outgoing, kept: Mapping[str, bytes], now: Callable[[], float]) -> None:
         self.outgoing = outgoing
         self._now = now
-        self._known = {
-            bytes.fromhex(name.removeprefix(PREFIX)): Outcome._make(_OUTCOME.unpack(row))
+        found = [
+            (bytes.fromhex(name.removeprefix(PREFIX)), Outcome._make(_OUTCOME.unpack(row)))
             for name, row in kept.items()
             if name.startswith(PREFIX)
-        }
+        ]
+        # The one that came further last is the last.
+        self._known = dict(sorted(found, key=lambda one: one[1].time))
         #: Requests whose end is on its way to the disk.
         self._ending: set[bytes] = set()
-        self._forgotten = [id for id, outcome in self._known.items() if outcome.time < now() - KEPT]
-        for id in self._forgotten:
-            del self._known[id]
+        self._forgotten: list[bytes] = []
+        self._age()
 
     def find(self, id: bytes) -> Outcome:
         """How far the request has come, or is on its way to come."""
@@ -145,7 +147,17 @@ class Outcomes:
             self.outgoing.unmark([PREFIX + id.hex() for id in forgotten])
 
     def _set(self, id: bytes, outcome: Outcome) -> Bookmark:
+        self._known.pop(id, None)
         self._known[id] = outcome
-        if not self.outgoing.durable and len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
+        self._age()
         return Bookmark(PREFIX + id.hex(), _OUTCOME.pack(*outcome))
+
+    def _age(self) -> None:
+        """Forget what nobody asks for any more."""
+        old = self._now() - KEPT
+        while self._known:
+            id = next(iter(self._known))
+            if len(self._known) <= MOST and self._known[id].time >= old:
+                break
+            del self._known[id]
+            self._forgotten.append(id)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from mysocket.errors import NotThere
+from mysocket.errors import NoControlSocket
 
 #: The name of the control socket in a spool.
 IN_SPOOL = "control"
@@ -215,7 +215,7 @@ def listen_at_run_time(name: str, environ: Mapping[str, str] = os.environ, *, pl
     """Listen as ``name.sock`` in the first run-time directory that can be used, and remove the sockets of killed services there.
 
     :param name: the port, or ``dial``, and something random.
-    :raises NotThere: there is none; the reasons are in it.
+    :raises NoControlSocket: there is none; the reasons are in it.
     """
     tried = []
     for place in run_time_places(environ, os.geteuid()) if places is None else places:
@@ -226,7 +226,7 @@ def listen_at_run_time(name: str, environ: Mapping[str, str] = os.environ, *, pl
                 return listening
         except Unusable as problem:
             tried.append(f"{place.path}: {problem}")
-    raise NotThere("; ".join(tried))
+    raise NoControlSocket("; ".join(tried))
 
 
 @contextmanager

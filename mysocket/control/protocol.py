@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any, NamedTuple
 
 from mysocket.core.batch import KNOWN_FLAGS, MAX_PAYLOAD, Kind, Piece
-from mysocket.errors import FAILED, RemoteProtocolError
+from mysocket.errors import FAILED, MySocketError, RemoteProtocolError
 
 VERSION = 1
 #: Bytes of a line with its end, at most. What a piece of 256 KiB takes in base64, and as much again.
@@ -27,15 +28,27 @@ MAX_LINE = 1024 * 1024
 WINDOW = MAX_PAYLOAD
 #: Bytes of the id of a request.
 REQUEST_SIZE = 16
+#: Lists and objects in a line, at most.
+MAX_THINGS = 1024
 #: Names of consumers: so many of these characters.
 MAX_NAME = 64
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 Line = dict[str, Any]
 
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
 
 class Malformed(RemoteProtocolError):
     """The control connection broke its protocol: {text}."""
+
+
+class Refused(MySocketError):
+    """{text}."""
+
+    def __init__(self, text: str, status: int = FAILED) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def encode(line: Line) -> bytes:
@@ -46,8 +59,10 @@ def encode(line: Line) -> bytes:
 def decode(line: bytes) -> Line:
     """What a line says.
 
-    :raises Malformed: it is no JSON object.
+    :raises Malformed: it is no JSON object, or one with very many things in it: they would take many times the room.
     """
+    if line.count(b"[") + line.count(b"{") > MAX_THINGS and len(_STRING.sub(b"", line)) > MAX_THINGS:
+        raise Malformed("a line of too many parts")
     try:
         # Paths may be no UTF-8: they come as they went, byte for byte.
         found = json.loads(line.decode(errors="surrogateescape"))
@@ -66,29 +81,38 @@ class LineReader:
 
     def __init__(self, limit: int = MAX_LINE) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._held = 0
+        self._line = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the line that has not ended yet."""
+        return len(self._line)
 
     def feed(self, data: bytes) -> list[Line]:
         """What the lines say that ``data`` completes.
 
         :raises Malformed: one is too long, or no JSON object; those before it are lost as well.
         """
+        return [decode(line) for line in self.split(data)]
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The lines that ``data`` completes, as they came; what they say may take many times the room.
+
+        :raises Malformed: one is too long; those before it are lost as well.
+        """
         *whole, rest = data.split(b"\n")
         lines = []
         for part in whole:
             self._hold(part)
-            lines.append(decode(b"".join(self._parts)))
-            self._parts, self._held = [], 0
+            lines.append(bytes(self._line))
+            self._line.clear()
         self._hold(rest)
         return lines
 
     def _hold(self, part: bytes) -> None:
-        self._held += len(part)
-        if self._held >= self._limit:
+        if len(self._line) + len(part) >= self._limit:
             raise Malformed(f"a line of more than {self._limit} bytes")
-        if part:
-            self._parts.append(part)
+        self._line += part
 
 
 # Bytes in a line ----------------------------------------------------------------------------------------------------------------

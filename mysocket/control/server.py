@@ -4,14 +4,16 @@ Rules
 
 1. Only processes of our own user are listened to; the kernel says whose they are.
 2. Whatever one client does ends its own connection at the worst: it is told why, and the others go on.
-3. What a client asks for waits in its socket while it does not read the answers: nothing piles up here.
+3. What a client asks for waits in its socket while it does not read the answers, or waits for one: nothing piles up here.
+4. Long lines come in from a few clients at a time; the others wait.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
@@ -27,12 +29,15 @@ from mysocket.control.protocol import (
     Line,
     LineReader,
     Malformed,
+    Refused,
     check_name,
+    decode,
     encode,
     error_line,
     number,
 )
 from mysocket.control.taking import Floor, Taking
+from mysocket.control.turns import Turns
 from mysocket.control.viewing import Viewing
 from mysocket.errors import FAILED, USAGE, MySocketError
 from mysocket.spool.inbox import DiskInbox, Feed
@@ -45,25 +50,27 @@ MESSAGE_TIME = 30.0
 READ_TIME = 60.0
 #: Seconds that a client has for its first question.
 QUESTION_TIME = 30.0
-
-
-class Refused(MySocketError):
-    """{text}."""
-
-    def __init__(self, text: str, status: int = FAILED) -> None:
-        super().__init__(text)
-        self.exit_status = status
+#: A line of more bytes than this is a long one; it has to end within so many seconds, and so many clients may be in one.
+LONG_LINE, LINE_TIME, LONG_LINES = 64 * 1024, 30.0, 4
+#: Questions that may wait behind one whose answer is not there yet.
+QUESTIONS_AHEAD = 1024
+#: Clients for whom rows of the inbox are fetched at a time.
+FETCHING = 4
+ONLY_SENDS = "this service only sends (--send-only): nothing comes in"
 
 
 class Desk(Interface):
     """The service, as its clients see it."""
 
-    #: None: it takes nothing from its clients to send.
-    outcomes: Outcomes | None
+    outcomes: Outcomes
     #: What comes in; None: it takes nothing from its peers.
     feed: Feed | None
     #: Bytes of the longest message.
     max_message: int
+
+    @property
+    def no_input(self) -> str | None:
+        """Why it takes nothing from its clients to send, if it does not."""
 
     @property
     def greeting(self) -> Greeting:
@@ -76,6 +83,17 @@ class Desk(Interface):
         """Leave."""
 
 
+class Due(NamedTuple):
+    """Something that has to happen within so many seconds; with another ``at`` it is another thing.
+
+    :param why: what did not, for the client; or nothing, for one that would not read it.
+    """
+
+    seconds: float
+    why: str
+    at: int = 0
+
+
 @implementer(IPushProducer)
 class ControlProtocol(Protocol):
     """One client."""
@@ -84,9 +102,10 @@ class ControlProtocol(Protocol):
 
     def __init__(self) -> None:
         self._reader = LineReader()
-        self._waiting: list[Line] = []  # questions behind one whose answer is not there yet
-        self._busy = False
-        self._paused = False
+        self._waiting: deque[bytes] = deque()  # lines behind a question whose answer is not there yet
+        self._busy = self._paused = self._stopped = self._ending = False
+        self._asked = False
+        self._due: Due | None = None
         self._timer: IDelayedCall | None = None
         self.taking: Taking | None = None
         self.viewing: Viewing | None = None
@@ -106,18 +125,21 @@ class ControlProtocol(Protocol):
         else:
             self.factory.clients.add(self)
             self._say(self.factory.desk.greeting.line())
-            self._expect(QUESTION_TIME, "nothing was asked")
+            self.settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._ending = True
         self._expect(None)
         self.factory.clients.discard(self)
         self._leave()
 
     def _leave(self) -> None:
+        self._waiting.clear()
+        self.factory.long_lines.leave(self)
         if self.taking is not None:
-            self.factory.taken.pop(self.taking.id, None)
-            self.taking.close()
-            self.taking = None
+            taking, self.taking = self.taking, None
+            self.factory.taken.pop(taking.id, None)
+            taking.close()
         if self.viewing is not None:
             if self.viewing.name is not None:
                 self.factory.attached.pop(self.viewing.name, None)
@@ -127,18 +149,19 @@ class ControlProtocol(Protocol):
     def end(self, text: str, status: int = FAILED) -> None:
         """Say why, and close the connection."""
         transport: Any = self.transport
-        self._leave()
-        self._waiting = []
-        if not transport.disconnecting:
+        if not self._ending:
+            self._ending = True
+            self._leave()
             self._say(error_line(text, status))
             transport.unregisterProducer()
             transport.loseConnection()
             # What is not read by then stays unread.
-            self._expect(READ_TIME, "")
+            self._expect(Due(READ_TIME, ""))
 
     def let_go(self) -> None:
         """Close the connection; what was said before gets there."""
         transport: Any = self.transport
+        self._ending = True
         self._leave()
         transport.unregisterProducer()
         transport.loseConnection()
@@ -147,70 +170,121 @@ class ControlProtocol(Protocol):
         transport: Any = self.transport
         transport.write(encode(line))
 
-    def _expect(self, seconds: float | None, why: str = "") -> None:
-        """Something has to happen within so many seconds, or the connection ends; None: nothing has to."""
+    # What has to come next ------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Read the client, or let it wait; and see that it does not keep others waiting. Called after everything that happens."""
+        if self._ending:
+            return
+        transport: Any = self.transport
+        long = self._reader.held >= LONG_LINE
+        # One that does not read is not read: or its answers would pile up.
+        stopped = self._busy or self._paused and self.viewing is None
+        stopped = stopped or self.taking is not None and not self.taking.is_welcome(much=long)
+        if stopped or not long:
+            self.factory.long_lines.leave(self)
+        else:
+            stopped = not self.factory.long_lines.ask(self)
+        if stopped != self._stopped:
+            self._stopped = stopped
+            if stopped:
+                transport.pauseProducing()
+            else:
+                transport.resumeProducing()
+        self._expect(self._next())
+
+    def _next(self) -> Due | None:
+        if self._paused and self.viewing is None:
+            return Due(READ_TIME, "")
+        if not self._asked:
+            return Due(QUESTION_TIME, "nothing was asked")
+        if self.factory.long_lines.has(self):
+            return Due(LINE_TIME, "a long line that had begun did not end")
+        if self.taking is not None and self.taking.wants_more and not self._stopped:
+            return Due(MESSAGE_TIME, "a message that had begun did not go on", self.taking.received)
+        return None
+
+    def _expect(self, due: Due | None) -> None:
+        """What has to happen, or the connection ends; None: nothing has to."""
+        if due == self._due:
+            return
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
-        if seconds is not None:
-            self._timer = self.factory.clock.callLater(seconds, self._too_late, seconds, why)
+        self._due, self._timer = due, None
+        if due is not None:
+            self._timer = self.factory.clock.callLater(due.seconds, self._too_late, due)
 
-    def _too_late(self, seconds: float, why: str) -> None:
+    def _too_late(self, due: Due) -> None:
         self._timer = None
         transport: Any = self.transport
-        if transport.disconnecting or self._paused:
-            transport.abortConnection()
+        if due.why:
+            self.end(f"{due.why} for {due.seconds:g} s")
         else:
-            self.end(f"{why} for {seconds:g} s")
+            transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """The client does not read."""
-        transport: Any = self.transport
+        if self._paused or self._ending:
+            return
         self._paused = True
         if self.viewing is not None:
             self.viewing.pause()
-        else:
-            # It is not read either: or its answers would pile up.
-            transport.pauseProducing()
-            self._expect(READ_TIME, "")
+        self.settle()
 
     def resumeProducing(self) -> None:
-        transport: Any = self.transport
         self._paused = False
         if self.viewing is not None:
             self.viewing.resume()
-        else:
-            self._expect(None)
-            transport.resumeProducing()
-            self._answer()
+        self._answer()
 
     def stopProducing(self) -> None:
         """The connection is gone; :meth:`connectionLost` comes."""
 
+    def granted(self) -> None:
+        """Its long line may go on."""
+        self.settle()
+
     # Questions ------------------------------------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        transport: Any = self.transport
-        if transport.disconnecting:
+        if self._ending:
             return
         try:
-            self._waiting += self._reader.feed(data)
+            self._waiting.extend(self._reader.split(data))
         except Malformed as error:
             self.end(str(error))
             return
         self._answer()
+        if len(self._waiting) > QUESTIONS_AHEAD:
+            self.end(f"more than {QUESTIONS_AHEAD} questions wait for their answers")
 
     def _answer(self) -> None:
-        try:
-            while self._waiting and not self._busy and not self._paused:
-                self._hear(self._waiting.pop(0))
+        def answer() -> None:
+            # A viewer says what it has read, whatever it has not.
+            while self._waiting and not self._ending and not self._busy and (self.viewing is not None or not self._paused):
+                self._hear(decode(self._waiting.popleft()))
             if self.taking is not None:
                 self.taking.go_on()
-                self._expect(*((MESSAGE_TIME, "a message that had begun did not go on") if self.taking.in_message else (None,)))
-        except Refused as error:
-            self.end(error.text, error.exit_status)
+
+        self._try(answer)
+
+    def _try(self, what: Callable[[], None]) -> None:
+        """Do it; what fails ends this connection."""
+        try:
+            what()
         except MySocketError as error:
             self.end(str(error), error.status)
+        self.settle()
+
+    def go_on(self) -> None:
+        """The own stream has come further, or has room."""
+        if self.taking is not None:
+            self._try(self.taking.go_on)
+
+    def _tell(self, line: Line) -> None:
+        """A request has come further."""
+        self._say(line)
+        self.settle()
 
     def _hear(self, line: Line) -> None:
         if self.taking is not None:
@@ -222,7 +296,7 @@ class ControlProtocol(Protocol):
             answer = QUESTIONS.get(question) if isinstance(question, str) else None
             if answer is None:
                 raise Malformed("a question that is not known here")
-            self._expect(None)
+            self._asked = True
             answer(self, line)
 
     def _later(self) -> Callable[[Line], None]:
@@ -230,8 +304,7 @@ class ControlProtocol(Protocol):
         self._busy = True
 
         def answered(line: Line) -> None:
-            transport: Any = self.transport
-            if self in self.factory.clients and not transport.disconnecting:
+            if not self._ending:
                 self._busy = False
                 self._say(line)
                 self._answer()
@@ -254,20 +327,20 @@ class ControlProtocol(Protocol):
             key = b""
         if len(key) != REQUEST_SIZE:
             raise Malformed(f"a send without an id of {REQUEST_SIZE} bytes in hexadecimal")
-        if outcomes is None:
-            raise Refused("this service only receives (--recv-only); there is nobody to send to", USAGE)
+        if (why := self.factory.desk.no_input) is not None:
+            raise Refused(why, USAGE)
         before = self.factory.taken.get(key)
         if before is not None:
             before.end("the request goes on on another connection")
         self.factory.taken[key] = self
-        self.taking = Taking(key, outcomes, self.factory.floor, self.factory.desk.max_message, self._say)
+        self.taking = Taking(key, outcomes, self.factory.floor, self.factory.desk.max_message, self._tell)
 
     def _attach(self, line: Line) -> None:
         feed, name, begin = self.factory.desk.feed, line.get("as"), line.get("from")
         if begin not in (None, "oldest", "now") or not isinstance(name, str | None):
             raise Malformed("an attach with a name or a beginning that is none")
         if feed is None:
-            raise Refused("this service only sends (--send-only): nothing comes in", USAGE)
+            raise Refused(ONLY_SENDS, USAGE)
         if name is None:
             position = feed.begin if begin == "oldest" else feed.end
         else:
@@ -277,7 +350,7 @@ class ControlProtocol(Protocol):
                 raise Refused(f"consumer {name} is attached already, by process {other._pid}; give another --as NAME")
             position = inbox.join(name, now=begin == "now").position
             self.factory.attached[name] = self
-        self.viewing = Viewing(feed, name, position, self._say)
+        self.viewing = Viewing(feed, name, position, turns=self.factory.fetching, say=self._say, end=self.end)
         about: Line = {"attached": name, "position": position, "begin": feed.begin, "end": feed.end}
         self._say(about | {"durable": isinstance(feed, DiskInbox)})
         self.viewing.go_on()
@@ -300,7 +373,7 @@ class ControlProtocol(Protocol):
             elif name not in inbox.consumers:
                 self.end(f"consumer {name} was forgotten")
             else:
-                inbox.acknowledge(name, position, lambda: answer({"acked": max(position, inbox.consumers[name].position)}))
+                inbox.acknowledge(name, position, lambda: answer({"acked": position}))
 
         inbox.check(position, checked)
 
@@ -316,6 +389,8 @@ class ControlProtocol(Protocol):
 
     def _inbox(self) -> DiskInbox:
         feed = self.factory.desk.feed
+        if feed is None:
+            raise Refused(ONLY_SENDS, USAGE)
         if not isinstance(feed, DiskInbox):
             why = "it was started without --spool" if self.factory.desk.greeting.spool is None else "it was started with --output"
             raise Refused(f"this service keeps no inbox: {why}. So it has no consumers", USAGE)
@@ -359,6 +434,11 @@ class ControlFactory(Factory):
         self.taken: dict[bytes, ControlProtocol] = {}
         self.attached: dict[str, ControlProtocol] = {}
         self.floor = Floor()
+        self.floor.held.on_room = self.progress
+        #: Who is in a long line.
+        self.long_lines = Turns(LONG_LINES)
+        #: For whom rows of the inbox are fetched.
+        self.fetching = Turns(FETCHING)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         client = ControlProtocol()
@@ -368,8 +448,7 @@ class ControlFactory(Factory):
     def progress(self) -> None:
         """The own stream has come further, or has room."""
         for client in list(self.taken.values()):
-            if client.taking is not None:
-                client.taking.go_on()
+            client.go_on()
 
     def pid_of(self, name: str) -> int | None:
         """The process that is attached as that consumer."""

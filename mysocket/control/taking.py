@@ -7,7 +7,9 @@ Rules
 2. A piece may begin below the window. The window opens only while there is room; so a client that is told of none has said
    nothing that it would have to take back.
 3. One client at a time holds the floor: puts a message together that is longer than the window. The others' messages go on.
-4. What is answered is what is committed.
+4. What is answered is what is committed. That a request has ended is committed after what came before the end, never with less.
+5. What is held for all clients together is bounded: beyond that only those are read who hold the floor, or
+   who hold nothing and bring little.
 """
 
 from __future__ import annotations
@@ -16,34 +18,22 @@ from collections.abc import Callable
 
 from mysocket.control.outcomes import Outcomes
 from mysocket.control.protocol import WINDOW, Line, Malformed, read_piece
-from mysocket.core.batch import Flag, Piece
+from mysocket.control.turns import Held, Turns
+from mysocket.core.batch import Flag, Kind, Piece
 from mysocket.errors import MessageTooLong
 
+#: Bytes that are held for all clients, about, but for the message of the one that holds the floor.
+HELD = 4 * 1024 * 1024
+#: Bytes that a piece takes besides its payload, about.
+PIECE_COST = 256
 
-class Floor:
-    """Who may put a long message together."""
 
-    def __init__(self) -> None:
-        self._holder: Taking | None = None
-        self._waiting: list[Taking] = []
+class Floor(Turns):
+    """Who may put a long message together; and what is held for all who send."""
 
-    def ask(self, taking: Taking) -> bool:
-        """May ``taking`` have it? If not, it is called (:meth:`Taking.go_on`) when it may."""
-        if self._holder is None:
-            self._holder = taking
-        elif self._holder is not taking and taking not in self._waiting:
-            self._waiting.append(taking)
-        return self._holder is taking
-
-    def leave(self, taking: Taking) -> None:
-        """``taking`` does not need it any more."""
-        if taking in self._waiting:
-            self._waiting.remove(taking)
-        if self._holder is taking:
-            self._holder = None
-            if self._waiting:
-                self._holder = self._waiting.pop(0)
-                self._holder.go_on()
+    def __init__(self, held: int = HELD) -> None:
+        super().__init__(1)
+        self.held = Held(held)
 
 
 class Taking:
@@ -54,19 +44,21 @@ class Taking:
 
     def __init__(self, id: bytes, outcomes: Outcomes, floor: Floor, limit: int, say: Callable[[Line], None]) -> None:
         self.id = id
+        #: Bytes of the request that have come, on this connection or before.
+        self.received = outcomes.find(id).accepted
         self._outcomes = outcomes
         self._floor = floor
         self._limit = limit
         self._say = say
         self._parts: list[Piece] = []  # of the message that goes on
+        self._size = 0  # of its parts
         self._ready: list[list[Piece]] = []  # whole messages that wait for room
         self._begun = False  # the first answer was given
-        self._received = outcomes.find(id).accepted
         self._said = -1, -1, False
         self._window = 0
         self._ended = outcomes.find(id).ended
         self._end_given = self._ended
-        self._wants_delivery = self._told_delivery = self._withdrawing = self._over = False
+        self._wants_delivery = self._withdrawing = self._told_withdrawal = self._over = False
 
     # What the client says -------------------------------------------------------------------------------------------------------
 
@@ -88,27 +80,37 @@ class Taking:
             self._withdrawing = True
             self._drop()
         elif line.get("confirm") is True:
-            if self._is_settled:
+            if self._begun and self._is_settled:
                 self._outcomes.forget(self.id)
+                self.close()
         else:
             raise Malformed("a line that means nothing behind a send")
 
     def _piece(self, piece: Piece) -> None:
-        if not self._begun or self._ended or self._withdrawing or self._received >= self._window:
+        if not self._begun or self._ended or self._withdrawing or self._over or self.received >= self._window:
             raise Malformed("a piece that was not asked for")
+        more = bool(piece.flags & Flag.MORE)
         if self._parts and (piece.kind, piece.flags & ~Flag.MORE) != (self._parts[0].kind, self._parts[0].flags & ~Flag.MORE):
             # The last part may say that the message has no delimiter.
-            if piece.kind != self._parts[0].kind or piece.flags & Flag.MORE:
+            if piece.kind != self._parts[0].kind or more:
                 raise Malformed("a part of another kind than the one before")
-        self._received += len(piece.payload)
+        ends = more or piece.flags & Flag.UNTERMINATED or piece.kind is not Kind.LINES or piece.payload.endswith(_end_of(piece))
+        if not ends:
+            # The next message, which may be another client's, would become a part of it.
+            raise Malformed("lines whose last one has no end")
+        size = len(piece.payload)
+        self.received += size
+        if self._parts or more:
+            # As the receiver counts, which takes no longer ones: without the delimiter.
+            rest = piece.payload.find(_end_of(piece)) if piece.kind is Kind.LINES and not more else size
+            if self._size + (rest if rest >= 0 else size) > self._limit:
+                raise MessageTooLong(limit=self._limit, position=self.received - size - self._size)
         self._parts.append(piece)
-        size = sum(len(part.payload) for part in self._parts)
-        if piece.flags & Flag.MORE:
-            if size > self._limit:
-                raise MessageTooLong(limit=self._limit, position=self._received - size)
-            return
-        self._ready.append(self._parts)
-        self._parts = []
+        self._size += size
+        self._floor.held.change(size + PIECE_COST)
+        if not more:
+            self._ready.append(self._parts)
+            self._parts, self._size = [], 0
 
     # What goes on ---------------------------------------------------------------------------------------------------------------
 
@@ -116,10 +118,16 @@ class Taking:
         """Give what can be given, and answer what can be answered. To be called when the own stream has come further."""
         if self._over:
             return
-        if not self._begun and not self._outcomes.is_committed(self.id):
-            return  # another connection's part of the request is on its way to the disk
+        if not self._begun:
+            if not self._outcomes.is_committed(self.id):
+                return  # another connection's part of the request is on its way to the disk
+            self._answer()
         self._give()
         self._answer()
+
+    def granted(self) -> None:
+        """It has the floor."""
+        self.go_on()
 
     def _give(self) -> None:
         outgoing = self._outcomes.outgoing
@@ -128,11 +136,15 @@ class Taking:
             last = self._ended and not self._ready
             self._end_given = last
             self._outcomes.accept(self.id, pieces, ended=last)
+            self._let_go(pieces)
             # Not before: until then all of it is held in memory.
             self._floor.leave(self)
-        if self._ended and not self._ready and not self._end_given and not self._withdrawing:
+        if self._ended and not self._end_given and not self._ready and not self._withdrawing and self._is_settled:
             self._end_given = True
             self._outcomes.finish(self.id, self.go_on)
+
+    def _let_go(self, pieces: list[Piece]) -> None:
+        self._floor.held.change(-sum(len(piece.payload) + PIECE_COST for piece in pieces))
 
     def _answer(self) -> None:
         window = self._open()
@@ -147,12 +159,12 @@ class Taking:
         elif window != self._said[1]:
             self._said = self._said[0], window, self._said[2]
             self._say({"window": window})
-        if settled and self._withdrawing:
-            self._over = True
+        if settled and self._withdrawing and not self._told_withdrawal:
+            self._told_withdrawal = True
             outcome = self._outcomes.find(self.id)
             self._say({"withdrawn": True, "accepted": outcome.accepted, "position": outcome.position})
-        elif settled and self._wants_delivery and not self._told_delivery and self._outcomes.is_delivered(self.id):
-            self._told_delivery = True
+        elif settled and self._wants_delivery and self._outcomes.is_delivered(self.id):
+            self._wants_delivery = False
             self._say({"delivered": self._outcomes.find(self.id).position})
 
     def _open(self) -> int:
@@ -161,9 +173,9 @@ class Taking:
             if self._parts:
                 # All of the message is held, so it needs the floor to be longer than the window.
                 if self._floor.ask(self):
-                    self._window = max(self._window, self._received + 1)
+                    self._window = max(self._window, self.received + 1)
             elif self._outcomes.outgoing.room > 0:
-                self._window = max(self._window, self._received + WINDOW)
+                self._window = max(self._window, self.received + WINDOW)
         return self._window
 
     @property
@@ -172,15 +184,27 @@ class Taking:
         return self._outcomes.is_committed(self.id)
 
     @property
-    def in_message(self) -> bool:
-        """Has a message begun that goes on?"""
-        return bool(self._parts)
+    def wants_more(self) -> bool:
+        """Has a message begun whose next part may come?"""
+        return bool(self._parts) and self.received < self._window
+
+    def is_welcome(self, *, much: bool) -> bool:
+        """May more come now, for all that is held? ``much``: it is known not to be little."""
+        held = self._floor.held
+        return not held.is_full or self._floor.has(self) or not (much or self._parts or self._ready)
 
     def _drop(self) -> None:
-        self._parts, self._ready = [], []
+        dropped = [self._parts, *self._ready]
+        self._parts, self._size, self._ready = [], 0, []
+        for pieces in dropped:
+            self._let_go(pieces)
         self._floor.leave(self)
 
     def close(self) -> None:
-        """The connection is gone, or the request goes on on another."""
+        """The connection is gone, or the request goes on on another; or nothing more is to be said of it."""
         self._over = True
         self._drop()
+
+
+def _end_of(piece: Piece) -> bytes:
+    return b"\0" if piece.flags & Flag.NUL else b"\n"

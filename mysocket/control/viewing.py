@@ -2,8 +2,10 @@
 
 Rules
 
-1. No more than one portion of rows waits for the client in memory; the rest waits where it is kept.
+1. Little waits in memory for a client that does not read, and a portion of rows for a few of all clients at a time; the rest
+   waits where it is kept.
 2. What a named consumer has not acknowledged is there. What a session without a name has not read may be gone: it is told.
+3. Only whole messages are acknowledged: else the next session would begin in the middle of one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mysocket.control.protocol import Line, Malformed, number, pack
+from mysocket.control.turns import Turns
+from mysocket.core.batch import Flag
 from mysocket.spool.inbox import DiskInbox, Feed, Row
 
 
@@ -19,13 +23,26 @@ class Viewing:
 
     :param name: of the consumer, or None.
     :param position: where to begin.
+    :param turns: so many of all sessions fetch rows at a time.
+    :param end: ends it, and says why.
     """
 
-    def __init__(self, feed: Feed, name: str | None, position: int, say: Callable[[Line], None]) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        name: str | None,
+        position: int,
+        *,
+        turns: Turns,
+        say: Callable[[Line], None],
+        end: Callable[[str], None],
+    ) -> None:
         self.name = name
         self._feed = feed
-        self._position = position
+        self._position = self._whole = position  # what was sent, and the end of the last row that was sent to its end
+        self._turns = turns
         self._say = say
+        self._end = end
         self._fetching = False
         self._paused = False
         self._over = False
@@ -41,8 +58,19 @@ class Viewing:
             raise Malformed("an acknowledgement without the name of a consumer")
         if position > self._position:
             raise Malformed("an acknowledgement of what was not sent")
-        if self.name in self._feed.consumers:
-            self._feed.acknowledge(self.name, position)
+        if position == self._whole:
+            self._acknowledge(position, True)
+        else:
+            self._feed.check(position, lambda is_boundary: self._acknowledge(position, is_boundary))
+
+    def _acknowledge(self, position: int, is_boundary: bool) -> None:
+        inbox = self._feed
+        if self.name is None or not isinstance(inbox, DiskInbox) or self.name not in inbox.consumers:
+            return
+        if is_boundary or position <= inbox.consumers[self.name].position:
+            inbox.acknowledge(self.name, position)
+        elif not self._over:
+            self._end(f"position {position} is not where a message ends")
 
     def pause(self) -> None:
         """The client does not read as fast as it is told."""
@@ -55,29 +83,49 @@ class Viewing:
 
     def go_on(self) -> None:
         """Send on what there is."""
-        if self._fetching or self._paused or self._over or self._position >= self._feed.end:
-            return
-        self._fetching = True
-        self._feed.fetch(self._position, self._fetched)
+        if self._wants_rows and self._turns.ask(self):
+            self.granted()
+
+    @property
+    def _wants_rows(self) -> bool:
+        return not (self._fetching or self._paused or self._over) and self._position < self._feed.end
+
+    def granted(self) -> None:
+        """It has the turn to fetch rows."""
+        if self._wants_rows:
+            self._fetching = True
+            self._feed.fetch(self._position, self._fetched)
+        elif not self._fetching:
+            self._turns.leave(self)
 
     def _fetched(self, rows: list[Row]) -> None:
         self._fetching = False
-        if self._over:
-            return
+        if not self._over:
+            self._show(rows)
+        del rows[:]
+        self._turns.leave(self)
+        self.go_on()
+
+    def _show(self, rows: list[Row]) -> None:
         for row in rows:
+            if self._paused:
+                break  # the rest is fetched again: who does not read does not have it held here
             if row.at > self._position:
                 self._say({"passed": row.at - self._position})
             self._position = row.end
+            if not row.flags & Flag.MORE:
+                self._whole = row.end
             line: Line = {"at": row.at, "stream": row.stream.hex(), "stream_position": row.stream_position, "peer": row.peer}
             self._say(line | {"time": row.time, "kind": row.kind, "flags": row.flags} | pack(bytes(row.payload)))
         if not rows and self._position < self._feed.begin:
             # All of it has gone meanwhile.
             self._say({"passed": self._feed.begin - self._position})
             self._position = self._feed.begin
-        self.go_on()
 
     def close(self) -> None:
         """The connection is gone."""
         if not self._over:
             self._over = True
             self._unlisten()
+            if not self._fetching:
+                self._turns.leave(self)

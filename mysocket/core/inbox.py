@@ -24,8 +24,9 @@ from mysocket.errors import RemoteProtocolError
 
 #: No stream comes so far; positions and windows beyond it need not fit into a frame.
 MAX_POSITION = 2**62
-#: Seconds between two acks, at least, unless a quarter of the window is due.
+#: Seconds between two acks, at least, unless a quarter of the window is due, and that is no less than so many bytes.
 ACK_INTERVAL = 0.020
+ACK_SIZE = 64 * 1024
 
 
 class BrokenOff(NamedTuple):
@@ -142,18 +143,22 @@ class Inbox:
         self.committed = position
         self._owed = True
 
-    def ack_due(self, window: int, now: float) -> float | None:
+    def ack_due(self, window: int, now: float, held: int = 0) -> float | None:
         """When the next ACK is due: now or earlier, later, or None.
 
         The last of a stream does not wait, nor does a window that has grown.
+
+        :param held: bytes of ``window`` that are there for what was taken already, and cannot be committed yet.
         """
         if self.session is None or self._said is not None:
             return None
-        if self.committed + window - self._granted >= max(1, window // 4):
+        grown, quarter = self.committed + window - self._granted, max(1, (window - held) // 4)
+        # A window that is next to nothing grows by each block; an ACK for each would be as many as blocks.
+        if grown >= max(quarter, ACK_SIZE):
             return now
         if not self._owed:
-            return None
-        if self.committed - self._acked >= max(1, window // 4) or self.at_end and self.committed == self.taken:
+            return self._acked_at + ACK_INTERVAL if grown >= quarter else None
+        if self.committed - self._acked >= max(quarter, ACK_SIZE) or self.at_end and self.committed == self.taken:
             return now
         return self._acked_at + ACK_INTERVAL
 
@@ -162,7 +167,8 @@ class Inbox:
         if self.session is not None:
             self._owed = False
             self._acked, self._acked_at = self.committed, now
-            self._granted = self.committed + window
+            # What was granted before stays so.
+            self._granted = max(self._granted, self.committed + window)
             self.session.ack(self.committed, self._granted)
 
     def lost(self, session: Session) -> None:

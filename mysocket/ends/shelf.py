@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 
 from mysocket.core.batch import Batch, Kind
 from mysocket.ends.sink import FormatSink, Origin
-from mysocket.spool.inbox import DiskInbox, Row
+from mysocket.spool.inbox import FETCH, FETCH_ROWS, DiskInbox, Row
 
 #: Bytes of what has passed that are held for those who look on, and the rows they take at the most.
 HELD, HELD_ROWS = 4 * 1024 * 1024, 4096
@@ -75,12 +76,17 @@ class Passing:
             changed()
 
     def fetch(self, position: int, done: Callable[[list[Row]], None]) -> None:
+        # Mostly only the last is new.
+        wanted = list(takewhile(lambda row: row.end > position, reversed(self._rows)))
         found: list[Row] = []
-        for row in self._rows:
+        size = 0
+        while wanted and size < FETCH and len(found) < FETCH_ROWS:
+            row = wanted.pop()
             offset = max(0, position - row.at)
-            while offset < len(row.payload):
+            while offset < len(row.payload) and size < FETCH:
                 part = row.part(offset)
                 offset += len(part.payload)
+                size += len(part.payload)
                 found.append(part)
         done(found)
 

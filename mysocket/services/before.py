@@ -16,22 +16,30 @@ from typing import Any
 
 from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
-from mysocket.errors import PidFileTaken, SpoolLocked
+from mysocket.errors import PidFileTaken, SpoolLocked, UsageError
 from mysocket.options import Settings, is_endpoint, split_host_port
 from mysocket.spool import lock
 
 Parent = Mapping[str, Any]
+#: The name of stdout, for ``--output``.
+STANDARD = "-"
 
 
 def look(settings: Settings, parent: Parent) -> None:
-    """Are the pid file, the spool and the port free?
+    """Is there a stdout, if that is wanted? Are the pid file, the spool and the port free?
 
     :param parent: twistd's own options.
     :raises MySocketError: one is not; the error names the process that has it.
     """
+    look_at_output(settings, parent)
     look_at_pid_file(parent)
     look_at_spool(settings, parent)
     look_at_port(settings)
+
+
+def look_at_output(settings: Settings, parent: Parent) -> None:
+    if settings.output == STANDARD and not parent.get("nodaemon"):
+        raise UsageError("--output -: a daemon has no stdout; name a file, or leave it out, and mysocket attach reads what came")
 
 
 def look_at_pid_file(parent: Parent) -> None:

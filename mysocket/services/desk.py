@@ -27,6 +27,8 @@ from mysocket.spool.interface import Bookmark
 
 #: Names of sockets in the run-time directory: the port, and so many random bytes in hexadecimal.
 NAME_BYTES = 4
+#: Seconds in which the disk has to tell what waits on it, for those who only want to know.
+SURVEY_TIME = 2.0
 
 
 class OwnStream:
@@ -54,8 +56,10 @@ class OwnStream:
     @property
     def room(self) -> int:
         log, link = self._service.own_stream, self._service.own_link
-        if self.closed or log is None or log.in_message:
+        if self.closed or log is None or log.in_message or link is not None and link.sending.ended:
             return 0
+        if self._spool is not None and self._spool.path in self._service.full:
+            return 0  # what is given to a full disk could not be taken back
         return log.room if link is None else link.room
 
     def accept(self, pieces: list[Piece], bookmark: Bookmark) -> None:
@@ -90,13 +94,20 @@ class ServiceDesk:
         self._spool = spool
         self._random = random_bytes
         self._own = OwnStream(service, spool)
-        self.outcomes: Outcomes | None = None
-        if service.node.character.input is not Input.NONE:
-            self.outcomes = Outcomes(self._own, spool.bookmarks if spool is not None else {}, time.time)
+        self.outcomes = Outcomes(self._own, spool.bookmarks if spool is not None else {}, time.time)
         self.factory = ControlFactory(self, service.reactor)
         service.on_progress = self.factory.progress
         self._listening: list[Listening] = []
         self._acceptors: list[Acceptor] = []
+
+    @property
+    def no_input(self) -> str | None:
+        if self._service.node.character.input is Input.NONE:
+            return "this service only receives (--recv-only): nothing can be handed to it"
+        link = self._service.own_link
+        if link is not None and link.sending.ended:
+            return "the input of this service has ended: nothing more can be handed to it. It leaves when all is delivered"
+        return None
 
     @property
     def greeting(self) -> Greeting:
@@ -111,10 +122,7 @@ class ServiceDesk:
     # Reception ------------------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Listen in the spool, and in the run-time directory.
-
-        :raises MySocketError: in none of the two.
-        """
+        """Listen in the spool, and in the run-time directory."""
         problems: list[MySocketError] = []
         tries: list[Callable[[], Listening]] = [self._listen_at_run_time]
         if self._spool is not None:
@@ -129,17 +137,16 @@ class ServiceDesk:
                 acceptor = Acceptor(self._service.reactor, listening.socket, self.factory)
                 self._acceptors.append(acceptor)
                 acceptor.start()
-        if not self._acceptors:
-            raise problems[0]
         for one in problems:
-            self._service.watch.tell(str(one))
+            # Messages go on without: nobody who can write to a directory of ours, or could make it before us, is to stop them.
+            self._service.watch.voice.complain(str(one))
 
     @staticmethod
     def _listen_in(spool: DiskSpool) -> Listening:
         try:
             return places.listen(spool.directory.fd, spool.path, places.IN_SPOOL, held=True)
         except places.Unusable as problem:
-            raise NoControlSocket(str(problem), where=spool.path) from None
+            raise NoControlSocket(f"{spool.path}: {problem}") from None
 
     def _listen_at_run_time(self) -> Listening:
         settings = self._service.settings
@@ -147,8 +154,7 @@ class ServiceDesk:
         return places.listen_at_run_time(f"{port if settings.port is not None else 'dial'}-{self._random(NAME_BYTES).hex()}")
 
     def close(self) -> None:
-        if self.outcomes is not None:
-            self.outcomes.close()
+        self.outcomes.close()
         self._own.closed = True
 
     def leave(self) -> None:
@@ -162,9 +168,16 @@ class ServiceDesk:
     # Questions ------------------------------------------------------------------------------------------------------------------
 
     def status(self, done: Callable[[Line], None]) -> None:
-        def surveyed(messages: int | None, oldest: float | None) -> None:
-            done(state(self._service, self.greeting, self.since, Backlog(messages, oldest), self.factory.pid_of))
+        waiting = [done]
 
+        def surveyed(messages: int | None, oldest: float | None) -> None:
+            if waiting:
+                waiting.pop()(state(self._service, self.greeting, self.since, Backlog(messages, oldest), self.factory.pid_of))
+                if patience.active():
+                    patience.cancel()
+
+        # A disk that hangs is no reason to say nothing.
+        patience = self._service.reactor.callLater(SURVEY_TIME, surveyed, None, None)
         if self._spool is not None:
             self._spool.survey(surveyed)
         else:

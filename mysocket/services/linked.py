@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from mysocket.carriers import build
 from mysocket.carriers.stream import StreamFactory
+from mysocket.core.batch import END
 from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
@@ -88,7 +89,7 @@ class LinkService(EndpointService):
         character = Character(
             name=socket.gethostname(),
             # What earlier runs left is an input too, and it has an end.
-            input=Input.FINITE if backlog and ends.input is Input.NONE else ends.input,
+            input=Input.NONE if settings.recv_only else Input.FINITE if backlog and ends.input is Input.NONE else ends.input,
             takes=not settings.send_only,
             hub=settings.peer is None,
             max_message=settings.max_message,
@@ -193,6 +194,9 @@ class LinkService(EndpointService):
         if self._spool is not None:
             self._spool.start()
             self._tell_state(self._spool)
+            if self.ends.stays and self._spool.in_message and not self.settings.recv_only:
+                self.watch.tell("an input was broken off in the middle of a message here: the message ends as far as it came")
+                self._spool.append(END)
         heartbeat = self.node.character.heartbeat
         if self.reception is not None:
             self.reception.open()

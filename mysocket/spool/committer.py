@@ -217,9 +217,9 @@ class Committer:
         if rest and self._output is not None:
             self._space.is_missing("output", self._output.path)
             self._queue.put_back_items(group, rest)
-        if (size := group.deposits) and not self._space.fits(size):
+        if group.items and (fitting := self._space.fitting(group.items)) < len(group.items):
             self._space.is_missing("output", self._where)
-            rest = list(group.items)
+            rest = group.items[fitting:]
             self._queue.put_back_items(group, rest)
         if group.batches and (fitting := self._space.fitting(group.batches)) < len(group.batches):
             self._put_back(group, fitting)
@@ -286,7 +286,7 @@ class Committer:
             failpoints.reach("D2")
             raise DiskFailed(str(problem), where=self._where)
         if group.batches:
-            self._space.batches_refused()
+            self._space.refused()
             self._put_back(group, 0)
             return
         if group.deletes and self._most_deleted > 1:

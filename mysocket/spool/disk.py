@@ -111,6 +111,7 @@ class DiskSpool:
         self._chains = {state.retired: state.retired_chain}
         self._resumed = state.retired
         self._closed = False
+        self._behind: deque[tuple[int, Change]] = deque()  # what is to be committed behind a position
         self._committer = Committer(store, listener=self, post=post, output=output, now=now)
         self._ledger = DiskLedger(self._committer, entries, repeats=not state.clean)
         self.ledger: Ledger = self._ledger
@@ -192,9 +193,9 @@ class DiskSpool:
         self._input = (before, True) if self._at_end_mark else ((0 if complete else before) + size, False)
 
     def mark(self, bookmark: Bookmark, done: Callable[[], None] = lambda: None) -> None:
-        """Keep where an input stands, with none of it."""
+        """Keep where an input stands, with none of it; behind what was appended before, which may be part of it."""
         self.bookmarks[bookmark.name] = bookmark.value
-        self._committer.give(Change(lambda changes: changes.mark(bookmark), done))
+        self._give_behind(Change(lambda changes: changes.mark(bookmark), done))
 
     def unmark(self, names: Collection[str]) -> None:
         """Forget where inputs stood."""
@@ -205,7 +206,14 @@ class DiskSpool:
             for name in names:
                 changes.unmark(name)
 
-        self._committer.give(Change(forget, lambda: None))
+        self._give_behind(Change(forget, lambda: None))
+
+    def _give_behind(self, change: Change) -> None:
+        # Batches and other changes may find room at different times.
+        if self._behind or self.committed < self.end:
+            self._behind.append((self.end, change))
+        else:
+            self._committer.give(change)
 
     def retire(self, position: int) -> None:
         if position <= self.retired:
@@ -352,6 +360,8 @@ class DiskSpool:
         for batch in batches:
             self._hold(batch)
         self.committed, self._committed_chain = batches[-1].end, batches[-1].checksum
+        while self._behind and self._behind[0][0] <= self.committed:
+            self._committer.give(self._behind.popleft()[1])
         self.on_change()
 
     def has_retired(self, position: int, freed: int) -> None:

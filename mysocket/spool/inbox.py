@@ -5,7 +5,7 @@ Rules
 1. A block is committed in the same transaction as the position of the stream it came in: it is in the inbox exactly once.
 2. Positions in the inbox count payload bytes from its beginning. A row keeps its position as long as it is kept.
 3. A row goes when every named consumer has acknowledged all of it; without any consumer nothing goes.
-4. What a consumer acknowledges is committed soon; rows are deleted later, in passing, or at the next start.
+4. What a consumer acknowledges is committed soon; rows are deleted with it or later, in passing or at the next start, not before.
 """
 
 from __future__ import annotations
@@ -165,8 +165,11 @@ def _start(cursor: Any) -> int:
 
 
 def _end(cursor: Any) -> int:
-    row = cursor.value()
-    return _start(cursor) + len(row) - _HEAD.size - int(_HEAD.unpack_from(row)[5])
+    return _start(cursor) + _payload_size(cursor.value())
+
+
+def _payload_size(row: Bytes) -> int:
+    return len(row) - _HEAD.size - int(_HEAD.unpack_from(row)[5])
 
 
 def _decode(cursor: Any) -> Row:
@@ -198,10 +201,14 @@ def trim(changes: Changes, position: int, most: int = DELETED_AT_ONCE) -> tuple[
     begin = freed = count = 0
     with changes.cursor("inbox") as cursor:
         there = cursor.first()
-        while there and (end := _end(cursor)) <= position and count < most:
+        while there and count < most:
+            row = cursor.value()
+            end = _start(cursor) + _payload_size(row)
+            if end > position:
+                break
             begin = end
             count += 1
-            freed += row_size(_KEY.size, len(cursor.value()))
+            freed += row_size(_KEY.size, len(row))
             cursor.delete()
             there = bool(cursor.key())
     if begin:
@@ -301,7 +308,8 @@ class DiskInbox:
         """The consumer of that name; a new one begins at the oldest that is kept, or ``now``."""
         consumer = self.consumers.get(name)
         if consumer is None:
-            consumer = Consumer(self.end if now else self.begin, self._now())
+            # What all others have may be on its way out.
+            consumer = Consumer(self.end if now else max(self.begin, self._trimmed), self._now())
             self._set(name, consumer)
         return consumer
 
@@ -330,7 +338,6 @@ class DiskInbox:
         self._unsaved[name] = None
         self._when_saved(done)
         self._save()
-        self._trim()
 
     @property
     def holder(self) -> str | None:
@@ -341,7 +348,6 @@ class DiskInbox:
         self.consumers[name] = consumer
         self._unsaved[name] = consumer
         self._save()
-        self._trim()
 
     def _when_saved(self, done: Callable[[], None]) -> None:
         if self._saving or self._unsaved:
@@ -367,6 +373,8 @@ class DiskInbox:
             self._save()
 
         self._clerk.enter_consumers(unsaved, saved)
+        # Not before: who comes back after a crash must find what it has not acknowledged, as far as the tables know.
+        self._trim()
 
     def _trim(self) -> None:
         position = min((consumer.position for consumer in self.consumers.values()), default=0)

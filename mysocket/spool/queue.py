@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from mysocket.spool.inbox import Consumer
 from mysocket.spool.space import Space
-from mysocket.spool.work import Appended, Data, Deposit, Group, Item, Question, Reopen, Tail
+from mysocket.spool.work import Appended, Data, Deposit, Group, Item, Question, Reopen, Tail, is_joined
 
 #: Bytes of payload in one commit, at most, but for what is never parted.
 GROUP = 4 * 1024 * 1024
@@ -66,13 +66,13 @@ class Queue:
     def append(self, appended: Appended) -> None:
         with self.wake:
             self._batches.append(appended)
-            self.wake.notify()
+            if not is_joined(appended):
+                self.wake.notify()
 
     def give(self, *items: Item) -> None:
         with self.wake:
             self._items.extend(items)
-            if not isinstance(items[-1], Data | Deposit):
-                # What a peer sent counts only with its entry, which follows at once.
+            if not is_joined(items[-1]):
                 self.wake.notify()
 
     def ask(self, question: Question) -> None:
@@ -127,14 +127,17 @@ class Queue:
 
     def _take_batches(self, group: Group) -> None:
         size = 0
-        while self._batches and (size < GROUP or group.batches[-1].joined):
+        while self._batches and (size < GROUP or is_joined(group.batches[-1])):
             group.batches.append(self._batches.popleft())
             size += len(group.batches[-1].batch.payload)
+        while group.batches and is_joined(group.batches[-1]):
+            # The rest of them is being given at this moment.
+            self._batches.appendleft(group.batches.pop())
 
     def _take_items(self, group: Group) -> None:
         size, agreed, items = 0, False, group.items
         # Data and the entry behind it: a length that is committed without the position would count twice.
-        while self._items and (size < GROUP and len(items) < GROUP_ITEMS or isinstance(items[-1], Data | Deposit)):
+        while self._items and (size < GROUP and len(items) < GROUP_ITEMS or is_joined(items[-1])):
             if isinstance(self._items[0], Reopen) and items:
                 break  # what came before belongs to the file before
             if isinstance(self._items[0], Data) and agreed:
@@ -145,7 +148,7 @@ class Queue:
             size += len(item.data) if isinstance(item, Data) else len(item.row.payload) if isinstance(item, Deposit) else 0
             if isinstance(item, Reopen):
                 break
-        while items and isinstance(items[-1], Data | Deposit):
+        while items and is_joined(items[-1]):
             self._items.appendleft(items.pop())
 
     def _take_deletes(self, group: Group, *, hurry: bool) -> None:

@@ -1,20 +1,19 @@
 """Room on the disk: what waits for some, when to look again, and what is given back.
 
-Three things may find no room: batches of the own stream ("spool"), the output file and the positions behind it ("output"), and
-what is to be deleted ("retire"), for that needs pages of its own.
+Three things may find no room: batches of the own stream ("spool"); what was received, in the output file or the inbox, with the
+positions behind it ("output"); and what is to be deleted ("retire"), for that needs pages of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 
 import lmdb
 
 from mysocket import failpoints
-from mysocket.spool.rows import disk_size
 from mysocket.spool.store import Store
-from mysocket.spool.work import Appended
+from mysocket.spool.work import Appended, Item, cost, is_joined
 
 #: Bytes that are left to others on the disk.
 RESERVE = 1024 * 1024
@@ -59,35 +58,29 @@ class Space:
         """Not even deleting has found room."""
         self.full["retire"] = self._now() + RETRY
 
-    def fitting(self, batches: list[Appended]) -> int:
-        """How many of the batches there is room for, on the disk or inside the file.
+    def fitting(self, work: Sequence[Appended | Item]) -> int:
+        """How much of the work, in order, there is room for, on the disk or inside the file.
 
         What a commit frees inside the file is used again by the next but one, at the earliest.
         """
-        sizes = [disk_size(len(one.batch.payload)) for one in batches]
-        if self.fits(sum(sizes)):
-            return len(sizes)
-        room = self._store.free - RESERVE + min(self._spare)
-        fitting = sum(end <= room for end in accumulate(sizes))
-        while fitting and batches[fitting - 1].joined:
-            fitting -= 1
-        return fitting
-
-    def fits(self, size: int) -> bool:
-        """Is there room for so many bytes, on the disk or inside the file?"""
+        ends = list(accumulate(map(cost, work)))
         room = self._store.free - RESERVE
-        if size <= room:
-            return True
+        if ends[-1] <= max(0, room):
+            return len(work)
         if not self.full:
             self._spare = (self._store.spare,) * 2
-        return size <= room + min(self._spare)
+        room = max(0, room + min(self._spare))
+        fitting = sum(end <= room for end in ends)
+        while fitting and is_joined(work[fitting - 1]):
+            fitting -= 1
+        return fitting
 
     @property
     def ages(self) -> bool:
         """Would a commit of nothing make room, because what the last one has freed can be used then?"""
         return self._spare[0] < self._spare[1]
 
-    def batches_refused(self) -> None:
+    def refused(self) -> None:
         """There was less room inside the file than was thought."""
         self._spare = 0, self._store.spare
 

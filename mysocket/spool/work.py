@@ -80,6 +80,20 @@ class Change(NamedTuple):
 
 
 Item = Data | Deposit | Tail | Reopen | Enter | Change
+
+
+def is_joined(work: Appended | Item) -> bool:
+    """Is it committed together with what is given next? What a peer sent counts only with its entry, which follows at once."""
+    return work.joined if isinstance(work, Appended) else isinstance(work, Data | Deposit)
+
+
+def cost(work: Appended | Item) -> int:
+    """Bytes that it takes in the file, about; 0: not worth counting."""
+    if isinstance(work, Appended):
+        return disk_size(len(work.batch.payload))
+    return size_of(work.row) if isinstance(work, Deposit) else 0
+
+
 #: Asked between two commits; what it returns is called in the reactor thread.
 Question = Callable[[], Callable[[], None]]
 
@@ -134,9 +148,4 @@ class Group:
     @property
     def size(self) -> int:
         """Bytes that the rows of the group take in the file, about."""
-        return sum(disk_size(len(one.batch.payload)) for one in self.batches) + self.deposits
-
-    @property
-    def deposits(self) -> int:
-        """Bytes that those of them take which go to the inbox."""
-        return sum(size_of(item.row) for item in self.items if isinstance(item, Deposit))
+        return sum(map(cost, self.batches)) + sum(map(cost, self.items))

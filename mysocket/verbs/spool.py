@@ -1,11 +1,11 @@
-"""``mysocket spool DIR``: how far the streams of a spool have come, and what waits in it.
+"""``mysocket spool DIR``: how far the streams of a spool have come, what waits in it, and what its inbox keeps.
 
 Rules
 
 1. Nothing in the spool is changed, but that a file that was cut short is filled up with zeros. It is read under the lock.
 2. The lock is held while a chunk is read, never while it is written: a reader such as a pager may take its time.
-3. What is listed is what waited when the listing began, all of it, a message that was broken off as far as it came. If some of
-   it is delivered meanwhile, that is an error.
+3. What is listed is what waited, or was kept, when the listing began, all of it, a message that was broken off as far as it came.
+   If some of it is delivered, or goes, meanwhile, that is an error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ import lmdb
 
 from mysocket.core.batch import Assembler, Batch, Flag, Kind, Message, chain, count, split
 from mysocket.ends.escape import escape, one_line
-from mysocket.errors import FAILED, CannotOpen, OutputFailed
+from mysocket.errors import FAILED, CannotOpen, OutputFailed, UsageError
+from mysocket.spool import inbox as inboxes
 from mysocket.spool.committer import COUNTED
+from mysocket.spool.inbox import InboxState
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import SPOOL, open_directory
 from mysocket.spool.store import FILES, State, Store
@@ -43,16 +45,18 @@ CHUNK_BATCHES = 65536
 WRITE = 64 * 1024
 
 
-def run(directory: str, *, messages: bool, json: bool) -> int:
+def run(directory: str, *, messages: bool, inbox: bool, json: bool) -> int:
     """Print it; returns the exit status.
 
     :raises MySocketError: the spool cannot be read, or stdout not written.
     """
+    if messages and inbox:
+        raise UsageError("--messages and --inbox exclude each other: what waits to be sent, or what was received")
     terminal = os.isatty(STDOUT)
     seen = _read(directory, _look)
-    if messages:
+    if messages or inbox:
         form = partial(_message_json, ascii_only=terminal) if json else partial(_message_text, terminal=terminal)
-        return _print(map(form, _messages(_batches(directory, seen.state))))
+        return _print(map(form, _messages(_kept(directory, seen) if inbox else _batches(directory, seen.state))))
     size, number = seen.state.end - seen.state.retired, None
     if size <= COUNTED:
         number = sum(map(count, _closed(_batches(directory, seen.state))))
@@ -63,11 +67,12 @@ def run(directory: str, *, messages: bool, json: bool) -> int:
 
 
 class Seen(NamedTuple):
-    """What a spool says, who has sent what, the latest last, and when the first message that waits was accepted."""
+    """What a spool says, who has sent what, the latest last, when the first message that waits was accepted, and the inbox."""
 
     state: State
     entries: list[Entry]
     oldest: datetime | None
+    inbox: InboxState
 
 
 def _read(path: str, look: Callable[[Store], T]) -> T:
@@ -92,7 +97,7 @@ def _look(store: Store) -> Seen:
     state = store.state()
     first = next(store.batches(state.retired), None)
     oldest = datetime.fromtimestamp(first[2], UTC) if first is not None else None
-    return Seen(state, sorted(store.entries().values(), key=lambda entry: entry.time), oldest)
+    return Seen(state, sorted(store.entries().values(), key=lambda entry: entry.time), oldest, inboxes.state(store))
 
 
 def _batches(path: str, state: State) -> Iterator[Batch]:
@@ -125,6 +130,33 @@ def _chunk(store: Store, *, state: State, position: int, value: int) -> list[Bat
         if size >= CHUNK or len(found) >= CHUNK_BATCHES or position >= state.end:
             return found
     raise ValueError(f"what waits at position {position} is not what was accepted")
+
+
+def _kept(path: str, seen: Seen) -> Iterator[Batch]:
+    """What was in the inbox when that was ``seen``, in order and without a gap."""
+    position = seen.inbox.begin
+    while position < seen.inbox.end:
+        chunk = _read(path, partial(_kept_chunk, seen=seen, position=position))
+        if chunk is None:
+            raise CannotOpen("another process has used it meanwhile. Try again", where=f"the spool {path}")
+        yield from chunk
+        position = chunk[-1].end
+
+
+def _kept_chunk(store: Store, *, seen: Seen, position: int) -> list[Batch] | None:
+    """Rows of the inbox from ``position`` on; None: they are not kept any more.
+
+    :raises ValueError: they are not what was kept.
+    """
+    now = inboxes.state(store)
+    if store.state().node != seen.state.node or now.begin > position:
+        return None
+    found = [Batch(row.at, row.kind, row.flags, 0, row.payload) for row in inboxes.rows(store, position, CHUNK)]
+    found = [batch for batch in found if batch.start < seen.inbox.end]
+    ends = [position, *(batch.end for batch in found)]
+    if not found or [batch.start for batch in found] != ends[:-1]:
+        raise ValueError(f"what is kept at position {position} of the inbox is not what was received")
+    return found
 
 
 def _closed(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -196,8 +228,21 @@ def _status_json(seen: Seen, messages: int | None) -> bytes:
             }
             for entry in entries
         ],
+        "inbox": _inbox_json(seen.inbox),
     }
     return jsons.dumps(fields).encode() + b"\n"
+
+
+def _inbox_json(inbox: InboxState) -> dict[str, Any]:
+    return {
+        "begin": inbox.begin,
+        "end": inbox.end,
+        "kept_bytes": inbox.end - inbox.begin,
+        "consumers": [
+            {"name": name, "position": consumer.position, "lag_bytes": inbox.end - consumer.position}
+            for name, consumer in sorted(inbox.consumers.items())
+        ],
+    }
 
 
 def _utc(time: datetime) -> str:
@@ -226,6 +271,11 @@ def _status_text(directory: str, seen: Seen, messages: int | None) -> bytes:
         ended = "ended" if entry.mark.at_end else "not ended"
         sender = entry.name or f"node {entry.node.hex()}"
         rows.append(("from", f"{sender}, stream {entry.stream.hex()}, position {entry.mark.position}, {ended}"))
+    inbox = seen.inbox
+    if inbox.end or inbox.consumers:
+        rows.append(("inbox", f"{inbox.end - inbox.begin} bytes kept, positions {inbox.begin} to {inbox.end}"))
+    for name, consumer in sorted(inbox.consumers.items()):
+        rows.append(("consumer", f"{name}, position {consumer.position}, {inbox.end - consumer.position} bytes behind"))
     # Names come from peers, paths from anywhere.
     return "".join(f"{label:13} {one_line(text, 8192)}\n" for label, text in rows).encode()
 

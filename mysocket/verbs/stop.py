@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
+from contextlib import suppress
 
 from mysocket.control.client import PATIENCE, find
 from mysocket.errors import NoAnswer, ServiceGone
@@ -15,7 +18,7 @@ def run(*, port: int | str | None, spool: str | None, wait: float) -> int:
     """
     deadline = time.monotonic() + wait
     with find(port, spool, patience=min(PATIENCE, wait)) as connection:
-        asked = False
+        asked, process = False, _open(connection.pid)
         try:
             connection.say({"do": "stop"}, max(0.0, deadline - time.monotonic()))
             while True:
@@ -28,4 +31,20 @@ def run(*, port: int | str | None, spool: str | None, wait: float) -> int:
             # Without an answer it may only have cut us off.
             if not asked:
                 raise
+        if process is not None and not _has_ended(process, max(0.0, deadline - time.monotonic())):
+            raise NoAnswer(pid=connection.pid, what="left", seconds=wait)
     return 0
+
+
+def _open(pid: int) -> int | None:
+    """A descriptor of the process, if it can be seen from here and is not our own."""
+    with suppress(OSError):
+        return os.pidfd_open(pid) if pid not in (0, os.getpid()) else None
+    return None
+
+
+def _has_ended(process: int, seconds: float) -> bool:
+    """Only then its pid file, and what else it has, is free for the next."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

@@ -14,7 +14,7 @@ import pytest
 
 from mysocket.control import places
 from mysocket.control.places import Place, Unusable, connect, entered, listen, listen_at_run_time, names, peer, run_time_places
-from mysocket.errors import NotThere
+from mysocket.errors import NoControlSocket
 from mysocket.spool.store import CONTROL
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
@@ -171,7 +171,7 @@ def test_the_service_takes_the_first_place_that_can_be_used(place: Place, tmp_pa
 def test_without_any_place_all_reasons_are_told(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     os.chmod(tmp_path / "open", 0o755)
-    with pytest.raises(NotThere) as problem:
+    with pytest.raises(NoControlSocket) as problem:
         listen_at_run_time("1-a", places=[Place(str(tmp_path / "open"), None), Place(str(tmp_path / "no/mysocket"), None)])
     assert "/open: it is open to others" in str(problem.value) and "/no/mysocket: it does not exist" in str(problem.value)
 
@@ -310,7 +310,7 @@ def test_one_who_keeps_the_lock_is_named_in_the_end(place: Place, monkeypatch: p
     os.mkdir(place.path, 0o700)
     other = os.open(place.path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(NotThere, match="locked"):
+    with pytest.raises(NoControlSocket, match="locked"):
         listen_at_run_time("1-a", places=[place])
     os.close(other)
     listening = listen_at_run_time("1-a", places=[place])

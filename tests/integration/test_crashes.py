@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,12 @@ from mysocket.core.reader import FrameReader
 from mysocket.core.wire import Frame
 from mysocket.failpoints import LABELS
 from mysocket.spool.ledger import MAX_REPEAT
+from mysocket.spool.store import CONTROL
 from tests.soak.messages import compare
 from tests.support.crashes import Pair
 from tests.support.disks import failing_sync, small_disk
 from tests.support.processes import PIPE, ROOT, mysocket, wait_until
+from tests.support.service import Client
 
 HOW = ("kill", "cut", "both", "twice")
 SENDER = ("S0", "S1", "S2", "S3", "S4", "S5", "S6", "S7")
@@ -207,6 +210,58 @@ def test_inputs_without_a_last_end_of_line_follow_each_other_as_they_are(hub: bo
             if number == 1:
                 pair.kill(pair.receiver)
         assert pair.output.read_bytes() == b"no endno endno end"
+
+
+# A service: the inbox
+
+#: Labels that a service passes, and at which passage: a consumer that comes is the first who passes R8.
+INBOX = {"R1": 2, "R2": 1, "R3": 2, "R4": 2, "R8": 2}
+
+
+def messages(data: bytes) -> list[dict[str, object]]:
+    """The whole lines of what --json wrote."""
+    return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def same_messages(found: list[dict[str, object]]) -> bool:
+    """Every message of DATA once, in order, each at its position in the inbox."""
+    positions = [one["position"] for one in found]
+    ends = [len(line) for line in DATA.splitlines(keepends=True)]
+    assert positions == list(accumulate(ends)), "positions"
+    return same("".join(f"{one['text']}\n" for one in found).encode(), DATA)
+
+
+@pytest.mark.parametrize("how", ["kill", "twice"])
+@pytest.mark.parametrize("label", sorted(INBOX))
+def test_the_inbox_has_everything_once(label: str, how: str, tmp_path: Path) -> None:
+    """For one who reads it all the time, and goes on where it was; and for one who has read nothing yet."""
+    with Pair(tmp_path, to_file=False, service=True) as pair:
+        pair.start_receiver(crash_at=f"{label}:{INBOX[label]}")
+        reader = pair.consumer("reader")
+        if label != "R8":
+            with Client(pair.receiver_spool.path / CONTROL) as late:
+                late.ask({"do": "attach", "as": "late", "from": "oldest"})
+        parts = [DATA[:800_000], DATA[:1_400_000]] if how == "twice" else [DATA]
+        for part in parts:
+            crash(pair, "receiver", label)
+            pair.feed(part, end=part is DATA)
+            assert pair.over(pair.receiver) == -signal.SIGKILL, pair.report()
+        pair.start()
+        pair.feed(DATA)
+        pair.sender.wait_status(0, 60)
+        wait_until(lambda: reader.stdout.count(b"\n") >= DATA.count(b"\n"), "not all is read", 30, reader, pair.receiver)
+        assert same_messages(messages(reader.stdout))
+        reader.kill(signal.SIGTERM)
+        reader.wait_status(143)
+        assert same_messages(messages(reader.stdout))
+        pair.receiver.kill(signal.SIGTERM)
+        pair.receiver.wait_status(-signal.SIGTERM)  # so twistd ends
+        kept = pair.receiver_spool.inbox()
+        assert kept.end == len(DATA) and kept.consumers["reader"].position == len(DATA)
+        assert kept.begin == (len(DATA) if label == "R8" else 0)
+        with mysocket("spool", pair.receiver_spool.path, "--inbox", "--json") as listing:
+            listing.wait_status(0)
+            assert label == "R8" and listing.stdout == b"" or same_messages(messages(listing.stdout))
 
 
 # At least once: stdout

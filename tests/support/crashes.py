@@ -17,10 +17,13 @@ from typing import Any, Final, Self, TypeVar
 
 from mysocket.failpoints import VARIABLE
 from mysocket.options import MAX_SPOOL
+from mysocket.spool import inbox
+from mysocket.spool.inbox import InboxState
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import SPOOL, open_directory
-from mysocket.spool.store import FILES, State, Store
-from tests.support.processes import DEVNULL, PIPE, TIMEOUT, Program, acquaint, free_port, mysocket
+from mysocket.spool.store import CONTROL, FILES, State, Store
+from tests.support.processes import DEVNULL, PIPE, TIMEOUT, Program, acquaint, free_port, mysocket, wait_until
+from tests.support.service import TWISTD
 
 T = TypeVar("T")
 
@@ -124,14 +127,20 @@ class Spool:
         """What it has received, by stream."""
         return found[1] if (found := self._look()) else []
 
-    def _look(self) -> tuple[State, list[Entry]] | None:
+    def inbox(self) -> InboxState:
+        """What a service keeps in it."""
+        found = self._look()
+        assert found is not None
+        return found[2]
+
+    def _look(self) -> tuple[State, list[Entry], InboxState] | None:
         if not (self.path / SPOOL).exists():
             return None
         directory = open_directory(str(self.path), role="spool", create=False, known=FILES)
         try:
             store = Store(directory, MAX_SPOOL, readonly=True)
             try:
-                return store.state(), list(store.entries().values())
+                return store.state(), list(store.entries().values()), inbox.state(store)
             finally:
                 store.close()
         finally:
@@ -147,6 +156,7 @@ class Pair:
     :param to_file: False: the receiver writes to stdout.
     :param durable_sender: False: the sender has no spool.
     :param hub: the receiver only listens.
+    :param service: the receiver is a service of `twistd -n`, which keeps what it receives in its inbox.
     """
 
     def __init__(
@@ -158,6 +168,7 @@ class Pair:
         to_file: bool = True,
         durable_sender: bool = True,
         hub: bool = False,
+        service: bool = False,
         sender_spool: Path | None = None,
         output: Path | None = None,
     ) -> None:
@@ -168,6 +179,7 @@ class Pair:
         self.written: list[bytes] = []
         self._sender: Program | None = None
         self._receiver: Program | None = None
+        self._consumer: Program | None = None
         self._to_file = to_file
         self._stack = contextlib.ExitStack()
         here, there = free_port(), free_port()
@@ -177,11 +189,16 @@ class Pair:
         self._send = ["-p", str(here), "--peer", to_there, "--send-only", *send]
         if durable_sender:
             self._send += ["--spool", str(self.sender_spool.path)]
-        self._receive = ["-p", str(there), "--recv-only", "-k", "--spool", str(self.receiver_spool.path), *receive]
+        self._receive = ["-p", str(there), "--recv-only", "--spool", str(self.receiver_spool.path), *receive]
+        if not service:
+            self._receive += ["-k"]
         if not hub:
             self._receive += ["--peer", to_here]
         if to_file:
             self._receive += ["--output", str(self.output)]
+        self._service = service
+        #: For a service and who talks to it: its sockets are not in this machine's run-time directory.
+        self.env = {"XDG_RUNTIME_DIR": str(directory)}
         self._begins = 0
         self._given: int | None = 0
 
@@ -189,7 +206,7 @@ class Pair:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for program in (self._sender, self._receiver):
+        for program in (self._sender, self._receiver, self._consumer):
             if program is not None:
                 program.close()
         self._stack.close()
@@ -247,10 +264,23 @@ class Pair:
         """Run the receiver (again)."""
         if self._receiver is not None:
             self._receiver.close()
-        stdout = DEVNULL if self._to_file else PIPE
-        self._receiver = mysocket(*self._receive, stdin=DEVNULL, stdout=stdout, env={VARIABLE: crash_at, **(env or {})})
+        stdout = DEVNULL if self._to_file or self._service else PIPE
+        variables = {VARIABLE: crash_at, **self.env, **(env or {})}
+        if self._service:
+            argv = [*TWISTD, "-n", "--pidfile=", "mysocket", *self._receive]
+            self._receiver = Program(argv, stdin=DEVNULL, stdout=stdout, env=variables)
+        else:
+            self._receiver = mysocket(*self._receive, stdin=DEVNULL, stdout=stdout, env=variables)
         self._acquaint()
         return self._receiver
+
+    def consumer(self, name: str) -> Program:
+        """Somebody who reads the inbox of the service, over its restarts, and acknowledges what was read."""
+        wait_until(lambda: (self.receiver_spool.path / CONTROL).exists(), "no control socket", TIMEOUT, self.receiver)
+        words = ("attach", "--recv-only", "--json", "--as", name, "--spool", str(self.receiver_spool.path))
+        self._consumer = mysocket(*words, stdin=DEVNULL, env=self.env)
+        self._acquaint()
+        return self._consumer
 
     def start(self, *, sender: str = "", receiver: str = "") -> None:
         """Run whichever does not run, with these crash labels."""
@@ -260,7 +290,7 @@ class Pair:
             self.start_sender(crash_at=sender)
 
     def _acquaint(self) -> None:
-        acquaint(*(program for program in (self._sender, self._receiver) if program is not None))
+        acquaint(*(program for program in (self._sender, self._receiver, self._consumer) if program is not None))
 
     def kill(self, program: Program) -> int:
         """Kill the process; returns its status, which is another one if it had ended by itself."""
@@ -270,6 +300,6 @@ class Pair:
     def over(self, program: Program, timeout: float = TIMEOUT) -> int:
         """Wait for the end of the process; returns its status."""
         status = program.wait(timeout)
-        if program is self._receiver and not self._to_file:
+        if program is self._receiver and not self._to_file and not self._service:
             self.written.append(program.stdout)
         return status

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mysocket.cli import main
-from mysocket.core.batch import END, MAX_PAYLOAD, ChunkCutter, Cutter, Flag, Kind, LineCutter, Piece, WholeCutter
+from mysocket.core.batch import END, MAX_PAYLOAD, Batch, ChunkCutter, Cutter, Flag, Kind, LineCutter, Piece, WholeCutter
 from mysocket.core.inbox import Mark
 from mysocket.errors import CannotOpen, MySocketError, SpoolLocked, UnsafeSpool
 from mysocket.options import MAX_SPOOL, VERBS
@@ -43,13 +43,14 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fil
 
 
 @contextmanager
-def opened(path: Path, *, output: Path | None = None, time: float = ACCEPTED) -> Iterator[DiskSpool]:
+def opened(path: Path, *, output: Path | None = None, keep_received: bool = False, time: float = ACCEPTED) -> Iterator[DiskSpool]:
     """A spool in use by this process, without a thread: what was given is committed on the way out."""
     spool = open_spool(
         str(path),
         role="session",
         capacity=MAX_SPOOL,
         output=str(output) if output is not None else None,
+        keep_received=keep_received,
         host="here",
         post=lambda call: call(),
         now=lambda: 0.0,
@@ -91,7 +92,7 @@ def received(spool: DiskSpool, name: str, position: int, *, time: float, ended: 
 def status(path: Path, capture: Capture) -> dict[str, Any]:
     """The one object of --json."""
     capture.readouterr()
-    assert verb.run(str(path), messages=False, json=True) == 0
+    assert verb.run(str(path), messages=False, inbox=False, json=True) == 0
     (line,) = capture.readouterr().out.splitlines()
     found: dict[str, Any] = json.loads(line)
     return found
@@ -100,7 +101,7 @@ def status(path: Path, capture: Capture) -> dict[str, Any]:
 def rows(path: Path, capture: Capture) -> list[tuple[str, str]]:
     """What people read: labels, and what stands behind them."""
     capture.readouterr()
-    assert verb.run(str(path), messages=False, json=False) == 0
+    assert verb.run(str(path), messages=False, inbox=False, json=False) == 0
     text = capture.readouterr().out.decode()
     return [(label, what.strip()) for label, _, what in (line.partition(" ") for line in text.splitlines())]
 
@@ -108,7 +109,7 @@ def rows(path: Path, capture: Capture) -> list[tuple[str, str]]:
 def listing(path: Path, capture: Capture) -> list[tuple[int, bytes]]:
     """What --messages --json lists: positions and texts."""
     capture.readouterr()
-    assert verb.run(str(path), messages=True, json=True) == 0
+    assert verb.run(str(path), messages=True, inbox=False, json=True) == 0
     found = [json.loads(line) for line in capture.readouterr().out.splitlines()]
     return [(one["position"], one["text"].encode() if "text" in one else base64.b64decode(one["base64"])) for one in found]
 
@@ -116,7 +117,7 @@ def listing(path: Path, capture: Capture) -> list[tuple[int, bytes]]:
 def refusal(kind: type[MySocketError], path: Path, *, messages: bool = False) -> str:
     """What the user is told when the spool cannot be shown."""
     with pytest.raises(kind) as caught:
-        verb.run(str(path), messages=messages, json=False)
+        verb.run(str(path), messages=messages, inbox=False, json=False)
     assert caught.value.status == 2 and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -175,6 +176,7 @@ def test_a_new_spool_says_that_it_is_empty(path: Path, capfdbinary: Capture) -> 
         "output": None,
         "output_length": None,
         "streams": [],
+        "inbox": {"begin": 0, "end": 0, "kept_bytes": 0, "consumers": []},
     }
     assert rows(path, capfdbinary) == [
         ("spool", str(path)),
@@ -225,6 +227,7 @@ def test_a_used_spool_says_all_of_it(path: Path, tmp_path: Path, capfdbinary: Ca
             {"stream": one.stream.hex(), "node": one.node.hex(), "name": one.name, "position": position, "ended": ended}
             for one, position, ended in ((oldest, 11, False), (first, 9, False), (last, 4, True))
         ],
+        "inbox": {"begin": 0, "end": 0, "kept_bytes": 0, "consumers": []},
     }
     local = datetime.fromtimestamp(ACCEPTED - 100).astimezone().isoformat(timespec="seconds")
     assert rows(path, capfdbinary)[3:] == [
@@ -316,7 +319,7 @@ def test_names_from_a_peer_cannot_reach_the_terminal_or_make_lines(path: Path, c
     assert found["from"].startswith("node ")
     assert [label for label, _ in rows(path, capfdbinary)].count("stream") == 1
     assert status(path, capfdbinary)["streams"][0]["name"] == name
-    verb.run(str(path), messages=False, json=True)
+    verb.run(str(path), messages=False, inbox=False, json=True)
     assert capfdbinary.readouterr().out.isascii()
 
 
@@ -353,11 +356,11 @@ def test_messages_are_listed_with_their_positions(path: Path, capfdbinary: Captu
     assert listing(path, capfdbinary) == found
     assert status(path, capfdbinary)["waiting_messages"] == len(found)
     capfdbinary.readouterr()
-    assert verb.run(str(path), messages=True, json=True) == 0
+    assert verb.run(str(path), messages=True, inbox=False, json=True) == 0
     out = capfdbinary.readouterr().out.splitlines()
     assert out[3] == '{"position": 16, "text": "héllo"}'.encode()
     assert out[4] == b'{"position": 22, "base64": "YmFkIP8="}'
-    assert verb.run(str(path), messages=True, json=False) == 0
+    assert verb.run(str(path), messages=True, inbox=False, json=False) == 0
     assert capfdbinary.readouterr().out == b"".join(b"%d %b\n" % one for one in found)
 
 
@@ -428,6 +431,117 @@ def test_no_byte_is_lost_from_the_listing(inputs: list[tuple[str, list[bytes]]],
         assert [message.payload for message in found] == expected
         positions = [message.position for message in found]
         assert positions == sorted(set(positions)) and all(0 < position < state.end for position in positions)
+
+
+# The inbox
+
+
+def keep(spool: DiskSpool, *pieces: Piece, name: str = "other") -> None:
+    """Receive pieces, each in a row of its own."""
+    assert spool.inbox is not None
+    for piece in pieces:
+        before = next((entry.mark.position for entry in spool.ledger), 0)
+        spool.inbox.deposit(Batch(before, piece.kind, piece.flags, 0, piece.payload), stream=b"s" * 16, peer=name)
+        received(spool, name, before + len(piece.payload), time=1.0)
+
+
+def kept(path: Path, capture: Capture) -> list[tuple[int, bytes]]:
+    """What --inbox --json lists."""
+    capture.readouterr()
+    assert verb.run(str(path), messages=False, inbox=True, json=True) == 0
+    found = [json.loads(line) for line in capture.readouterr().out.splitlines()]
+    return [(one["position"], one["text"].encode() if "text" in one else base64.b64decode(one["base64"])) for one in found]
+
+
+def test_the_inbox_says_who_is_how_far(path: Path, capfdbinary: Capture) -> None:
+    with opened(path, keep_received=True) as spool:
+        keep(spool, lines(b"one\n"), lines(b"two\nthree\n"))
+        assert spool.inbox is not None
+        for name, position in (("slow", 4), ("default", 14), ("at.8-x", 8)):
+            spool.inbox.join(name)
+            spool.inbox.acknowledge(name, position)
+    found = status(path, capfdbinary)
+    assert found["inbox"] == {
+        "begin": 4,
+        "end": 14,
+        "kept_bytes": 10,
+        "consumers": [
+            {"name": "at.8-x", "position": 8, "lag_bytes": 6},
+            {"name": "default", "position": 14, "lag_bytes": 0},
+            {"name": "slow", "position": 4, "lag_bytes": 10},
+        ],
+    }
+    assert found["waiting_bytes"] == 0 and listing(path, capfdbinary) == []
+    assert [row for row in rows(path, capfdbinary) if row[0] in ("inbox", "consumer")] == [
+        ("inbox", "10 bytes kept, positions 4 to 14"),
+        ("consumer", "at.8-x, position 8, 6 bytes behind"),
+        ("consumer", "default, position 14, 0 bytes behind"),
+        ("consumer", "slow, position 4, 10 bytes behind"),
+    ]
+    assert kept(path, capfdbinary) == [(8, b"two"), (14, b"three")]
+    capfdbinary.readouterr()
+    assert verb.run(str(path), messages=False, inbox=True, json=False) == 0
+    assert capfdbinary.readouterr().out == b"8 two\n14 three\n"
+
+
+def test_what_the_inbox_keeps_is_listed_whole(path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    long, text = os.urandom(3 * MAX_PAYLOAD + 17), b"x" * (MAX_PAYLOAD + 5)
+    with opened(path, keep_received=True) as spool:
+        keep(
+            spool,
+            Piece(Kind.BLOB, 0, long),
+            lines(b"a\0b\nc\0", Flag.NUL),
+            lines(b"no end", Flag.UNTERMINATED),
+            lines(text + b"\n" + b"short\n"),
+            lines(b"\n"),
+        )
+    expected = [long, b"a", b"b\nc", b"no end", text, b"short", b""]
+    found = kept(path, capfdbinary)
+    assert [message for _, message in found] == expected
+    assert found[0][0] == len(long) and found[-1][0] == len(long) + 6 + 6 + len(text) + 1 + 6 + 1
+    monkeypatch.setattr(verb, "CHUNK", 1)
+    assert kept(path, capfdbinary) == found
+    with opened(path) as spool:  # one that keeps nothing leaves it as it is
+        assert spool.inbox is None
+    assert kept(path, capfdbinary) == found
+
+
+def test_a_listing_of_an_inbox_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes meanwhile is not listed; what goes is missed."""
+    monkeypatch.setattr(verb, "CHUNK", 1)
+    with opened(path, keep_received=True) as spool:
+        keep(spool, *(lines(b"%d\n" % number) for number in range(3)))
+    seen = verb._read(str(path), verb._look)
+    batches = verb._kept(str(path), seen)
+    found = [next(batches)]
+    with opened(path, keep_received=True) as spool:
+        keep(spool, lines(b"later\n"))
+    found += batches
+    assert [bytes(batch.payload) for batch in found] == [b"0\n", b"1\n", b"2\n"]
+    batches = verb._kept(str(path), seen)
+    next(batches)
+    with opened(path, keep_received=True) as spool:
+        assert spool.inbox is not None
+        spool.inbox.join("a")
+        spool.inbox.acknowledge("a", 4)
+    with pytest.raises(CannotOpen, match="another process has used it meanwhile"):
+        list(batches)
+
+
+def test_a_row_that_is_missing_from_the_inbox_is_told(path: Path) -> None:
+    with opened(path, keep_received=True) as spool:
+        keep(spool, *(lines(b"%d\n" % number) for number in range(4)))
+    with closing(open_directory(str(path), role="session", create=False, known=FILES)) as directory:
+        with closing(verb.Store(directory, 0)) as store, store.changes() as changes:
+            changes.delete("inbox", (4).to_bytes(8, "big"))
+            changes.commit()
+    with pytest.raises(CannotOpen, match="what is kept at position 0 of the inbox is not what was received"):
+        verb.run(str(path), messages=False, inbox=True, json=False)
+
+
+def test_both_lists_at_once_are_refused(path: Path, capfdbinary: Capture) -> None:
+    assert main(["spool", str(path), "--inbox", "--messages"]) == 2
+    assert "--messages and --inbox exclude each other" in capfdbinary.readouterr().err.decode()
 
 
 # Others who use the spool
@@ -619,7 +733,7 @@ def test_a_batch_that_is_missing_is_told(path: Path) -> None:
         give(spool, *(lines(b"%d\n" % number) for number in range(5)))
     with closing(open_directory(str(path), role="session", create=False, known=FILES)) as directory:
         with closing(verb.Store(directory, 0)) as store, store.changes() as changes:
-            changes._txn.delete(verb_key(4), db=changes._outbox)
+            changes.delete("outbox", verb_key(4))
             changes.commit()
     assert "position 4 is not what was accepted" in refusal(CannotOpen, path)
 
@@ -646,7 +760,7 @@ def test_a_file_that_was_cut_short_costs_a_sentence_and_no_core_dump(path: Path,
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("spool", "DIR is missing; the form is mysocket spool DIR [--messages] [--json]"),
+        ("spool", "DIR is missing; the form is mysocket spool DIR [--messages] [--inbox] [--json]"),
         ("spool --json", "DIR is missing"),
         ("spool a b", "'b' is one argument too many; the form is mysocket spool DIR"),
         ("spool a --message", "unknown option --message; did you mean --messages?"),
@@ -675,7 +789,7 @@ def test_help_of_a_verb(words: str, capsys: pytest.CaptureFixture[str]) -> None:
         main(words.split())
     out, err = capsys.readouterr()
     assert (left.value.code or 0, err) == (0, "")
-    assert out.startswith("usage: mysocket spool DIR [--messages] [--json]\n")
+    assert out.startswith("usage: mysocket spool DIR [--messages] [--inbox] [--json]\n")
     assert "--messages" in out and "-J, --json" in out
 
 
