@@ -45,7 +45,12 @@ class Services:
 
     def mysocket(self, *words: str) -> list[str]:
         """A command for one of them: its name stands where its spool is named."""
-        return [sys.executable, "-m", "mysocket", *(str(self.place / word) if word in ("here", "hub") else word for word in words)]
+        return [
+            sys.executable,
+            "-m",
+            "mysocket",
+            *(str(self.place / word) if word in ("here", "hub") else word for word in words),
+        ]
 
     def run(self, *words: str, stdin: int = subprocess.DEVNULL) -> str:
         """Run a command to its end; what it prints."""
@@ -118,7 +123,9 @@ def _timed(command: list[str]) -> float:
 def singly(pair: Services, messages: int) -> dict[str, float]:
     """Messages a second, one process each, on every core; by what sends them."""
     found = {
-        "mysocket send": _side_by_side(messages // 10, lambda number: _say(pair.mysocket("send", "--spool", "here", str(number)))),
+        "mysocket send": _side_by_side(
+            messages // 10, lambda number: _say(pair.mysocket("send", "--spool", "here", str(number)))
+        ),
         "python -c pass, for comparison": _side_by_side(messages // 10, lambda number: _say([sys.executable, "-c", "pass"])),
     }
     if shutil.which("nc"):

@@ -29,8 +29,8 @@ from mysocket.ends.sink import Origin
 from mysocket.errors import MySocketError, PeerClosed, UsageError
 from mysocket.link import Link
 from mysocket.node import Character, Node
-from mysocket.options import is_endpoint, split_host_port
 from mysocket.peer import Peer
+from mysocket.values import is_endpoint, split_host_port
 
 #: The largest message in bytes that is put together, unless said otherwise.
 MAX_MESSAGE = 16 * 1024 * 1024

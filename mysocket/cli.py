@@ -8,12 +8,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mysocket.commandline import parse_command_line, parse_verb
 from mysocket.ends.closed import fill_closed
 from mysocket.errors import INTERRUPTED, CannotOpen, MySocketError
-from mysocket.options import VERBS, Settings, Verb
+from mysocket.options import VERBS, Verb
+
+if TYPE_CHECKING:
+    from mysocket.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,24 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mysocket._version import __version__
 from mysocket.errors import USAGE, UsageError
-from mysocket.options import (
-    ANSWERS,
-    CLASSIC,
-    DIAL,
-    EXCLUSIVE,
-    FLAG,
-    LISTEN,
-    OPTIONS,
-    REPEAT,
-    VERBS,
-    Option,
-    Settings,
-    Verb,
-    settings,
-)
+from mysocket.options import ANSWERS, EXCLUSIVE, FLAG, OPTIONS, REPEAT, VERBS, Option, Verb
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+
+    from mysocket.settings import Settings
 
 PROGRAM = "mysocket"
 
@@ -149,6 +137,8 @@ def _argument_parser(
 
 def parse_command_line(argv: Sequence[str]) -> Settings:
     """The Settings of the console script's arguments. Anything wrong leaves the program: status 2, ``mysocket: …`` on stderr."""
+    from mysocket.settings import CLASSIC, DIAL, LISTEN, settings  # verbs have none
+
     verbs = "\n".join(f"  {verb.name}\n        {verb.help}" for verb in VERBS.values())
     parser = _argument_parser(
         PROGRAM,

@@ -21,13 +21,14 @@ from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError
-from mysocket.options import Settings
+from mysocket.options import STANDARD
 from mysocket.services.base import EndpointService
-from mysocket.services.before import STANDARD
+from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
     from mysocket.spool.disk import DiskSpool
+
 
 def use_monotonic_time(reactor: Any) -> None:
     """Timers follow the monotonic clock. Twisted's follow the wall clock (twisted#2424): a step of it stops or fires them all."""

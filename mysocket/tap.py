@@ -12,7 +12,8 @@ from twisted.python import usage
 from mysocket._version import __version__
 from mysocket.commandline import spell_out
 from mysocket.errors import MySocketError, UsageError
-from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option, Settings, settings
+from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option
+from mysocket.settings import Settings, settings
 
 
 class Options(usage.Options):

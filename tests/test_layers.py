@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("errors", "failpoints", "_version"),
     *("core", "spool", "carriers", "ends", "metrics", "sending", "receiving", "link", "strangers", "node", "watch", "control"),
-    *("options", "commandline", "peer", "api", "services", "service", "verbs", "cli", "tap"),
+    *("values", "options", "settings", "commandline", "peer", "api", "services", "service", "verbs", "cli", "tap"),
     # `python -m mysocket`, and the public names, which __init__ fetches only when they are asked for.
     *("__main__", "__init__"),
 ]
 
 # Rooms that never import Twisted, not even inside a function. (cli may, to run a session.)
-PURE = {"errors", "failpoints", "_version", "core", "spool", "options"}
+PURE = {"errors", "failpoints", "_version", "core", "spool", "values", "options", "settings"}
 
 # To the core, time, randomness, data from outside and places to put it are arguments.
 WORLD = {
@@ -125,8 +125,8 @@ def test_a_room_imports_only_from_its_left(module: str) -> None:
         ("spool.memory", "def f():\n    import twisted", "is Twisted"),
         ("options", "import twisted.python.usage", "is Twisted"),
         ("verbs.spool", "from mysocket.cli import say", "to the right"),
-        ("carriers.build", "from mysocket.options import Settings", "to the right"),
-        ("ends.sink", "from mysocket.options import Settings", "to the right"),
+        ("carriers.build", "from mysocket.settings import Settings", "to the right"),
+        ("ends.sink", "from mysocket.settings import Settings", "to the right"),
         ("api", "from mysocket.services.base import EndpointService", "to the right"),
         ("services.base", "from mysocket.service import make", "to the right"),
         ("service", "from mysocket.cli import main", "to the right"),
@@ -151,7 +151,7 @@ def test_the_check_finds(module: str, source: str, why: str) -> None:
         ("core.__init__", "from . import wire"),
         ("spool.memory", "from mysocket.core.batch import Batch\nimport os"),
         ("link", "from mysocket.ends import sink\nfrom twisted.internet.interfaces import IReactorTime"),
-        ("service", "from mysocket.options import Settings"),
+        ("service", "from mysocket.settings import Settings"),
         ("spool.disk", "import lmdb\nfrom mysocket import failpoints\nfrom mysocket.core.batch import Batch"),
         ("verbs.spool", "import lmdb\nfrom mysocket.ends.escape import escape\nfrom mysocket.spool.store import Store"),
         ("cli", "def main():\n    from mysocket.verbs.spool import run"),

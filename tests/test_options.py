@@ -16,16 +16,9 @@ from mysocket import tap
 from mysocket._version import __version__
 from mysocket.commandline import parse_command_line, spell_out
 from mysocket.errors import UsageError
-from mysocket.options import (
-    FLAG,
-    OPTIONS,
-    Settings,
-    is_endpoint,
-    parse_duration,
-    parse_size,
-    settings,
-    split_host_port,
-)
+from mysocket.options import FLAG, OPTIONS
+from mysocket.settings import Settings, settings
+from mysocket.values import is_endpoint, parse_duration, parse_size, split_host_port
 
 DEFAULTS = Settings(
     port=None,

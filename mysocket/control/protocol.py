@@ -81,38 +81,52 @@ class LineReader:
 
     def __init__(self, limit: int = MAX_LINE) -> None:
         self._limit = limit
-        self._line = bytearray()
+        self._data = bytearray()
+        self._at = 0  # where the next line begins
+        self._last = 0  # where the one begins that has not ended
 
     @property
     def held(self) -> int:
         """Bytes of the line that has not ended yet."""
-        return len(self._line)
+        return len(self._data) - self._last
 
     def feed(self, data: bytes) -> list[Line]:
         """What the lines say that ``data`` completes.
 
         :raises Malformed: one is too long, or no JSON object; those before it are lost as well.
         """
-        return [decode(line) for line in self.split(data)]
+        self.add(data)
+        return [decode(line) for line in iter(self.take, None)]
 
-    def split(self, data: bytes) -> list[bytes]:
-        """The lines that ``data`` completes, as they came; what they say may take many times the room.
+    def add(self, data: bytes) -> None:
+        """Hold ``data``, for :meth:`take`: what lines say takes many times their room.
 
-        :raises Malformed: one is too long; those before it are lost as well.
+        :raises Malformed: a line is too long; those before it are lost as well.
         """
-        *whole, rest = data.split(b"\n")
-        lines = []
-        for part in whole:
-            self._hold(part)
-            lines.append(bytes(self._line))
-            self._line.clear()
-        self._hold(rest)
-        return lines
+        del self._data[: self._at]
+        self._last -= self._at
+        self._at = 0
+        if found := data.rfind(b"\n") + 1:
+            self._last = len(self._data) + found
+        self._data += data
+        self._check(self.held)
 
-    def _hold(self, part: bytes) -> None:
-        if len(self._line) + len(part) >= self._limit:
+    def take(self) -> bytes | None:
+        """The next line, or None: it has not ended yet.
+
+        :raises Malformed: it is too long.
+        """
+        if self._at == self._last:
+            return None
+        end = self._data.index(b"\n", self._at)
+        self._check(end - self._at)
+        line = bytes(memoryview(self._data)[self._at : end])
+        self._at = end + 1
+        return line
+
+    def _check(self, size: int) -> None:
+        if size >= self._limit:
             raise Malformed(f"a line of more than {self._limit} bytes")
-        self._line += part
 
 
 # Bytes in a line ----------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ Rules
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from typing import Protocol as Interface
@@ -40,7 +39,8 @@ from mysocket.control.taking import Floor, Taking
 from mysocket.control.turns import Turns
 from mysocket.control.viewing import Viewing
 from mysocket.errors import FAILED, USAGE, MySocketError
-from mysocket.spool.inbox import DiskInbox, Feed
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Feed
 
 #: Connections at a time; more are told so.
 MAX_CLIENTS = 256
@@ -52,8 +52,6 @@ READ_TIME = 60.0
 QUESTION_TIME = 30.0
 #: A line of more bytes than this is a long one; it has to end within so many seconds, and so many clients may be in one.
 LONG_LINE, LINE_TIME, LONG_LINES = 64 * 1024, 30.0, 4
-#: Questions that may wait behind one whose answer is not there yet.
-QUESTIONS_AHEAD = 1024
 #: Clients for whom rows of the inbox are fetched at a time.
 FETCHING = 4
 ONLY_SENDS = "this service only sends (--send-only): nothing comes in"
@@ -102,7 +100,6 @@ class ControlProtocol(Protocol):
 
     def __init__(self) -> None:
         self._reader = LineReader()
-        self._waiting: deque[bytes] = deque()  # lines behind a question whose answer is not there yet
         self._busy = self._paused = self._stopped = self._ending = False
         self._asked = False
         self._due: Due | None = None
@@ -134,7 +131,7 @@ class ControlProtocol(Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        self._waiting.clear()
+        self._reader = LineReader()
         self.factory.long_lines.leave(self)
         if self.taking is not None:
             taking, self.taking = self.taking, None
@@ -179,8 +176,7 @@ class ControlProtocol(Protocol):
         transport: Any = self.transport
         long = self._reader.held >= LONG_LINE
         # One that does not read is not read: or its answers would pile up.
-        stopped = self._busy or self._paused and self.viewing is None
-        stopped = stopped or self.taking is not None and not self.taking.is_welcome(much=long)
+        stopped = not self._hears or self.taking is not None and not self.taking.is_welcome(much=long)
         if stopped or not long:
             self.factory.long_lines.leave(self)
         else:
@@ -250,23 +246,27 @@ class ControlProtocol(Protocol):
         if self._ending:
             return
         try:
-            self._waiting.extend(self._reader.split(data))
+            self._reader.add(data)
         except Malformed as error:
             self.end(str(error))
             return
         self._answer()
-        if len(self._waiting) > QUESTIONS_AHEAD:
-            self.end(f"more than {QUESTIONS_AHEAD} questions wait for their answers")
 
     def _answer(self) -> None:
         def answer() -> None:
-            # A viewer says what it has read, whatever it has not.
-            while self._waiting and not self._ending and not self._busy and (self.viewing is not None or not self._paused):
-                self._hear(decode(self._waiting.popleft()))
+            while self._hears and (line := self._reader.take()) is not None:
+                self._hear(decode(line))
             if self.taking is not None:
                 self.taking.go_on()
 
         self._try(answer)
+
+    @property
+    def _hears(self) -> bool:
+        """Is the next line to be heard now? A viewer says what it has read, whatever it has not."""
+        if self._ending or self._busy or self._paused and self.viewing is None:
+            return False
+        return self.taking is None or self.taking.is_welcome(much=False)
 
     def _try(self, what: Callable[[], None]) -> None:
         """Do it; what fails ends this connection."""
@@ -278,8 +278,7 @@ class ControlProtocol(Protocol):
 
     def go_on(self) -> None:
         """The own stream has come further, or has room."""
-        if self.taking is not None:
-            self._try(self.taking.go_on)
+        self._answer()
 
     def _tell(self, line: Line) -> None:
         """A request has come further."""
@@ -433,6 +432,7 @@ class ControlFactory(Factory):
         #: By the id of the request, and by the name of the consumer.
         self.taken: dict[bytes, ControlProtocol] = {}
         self.attached: dict[str, ControlProtocol] = {}
+        self._again = self._going_on = False
         self.floor = Floor()
         self.floor.held.on_room = self.progress
         #: Who is in a long line.
@@ -446,9 +446,18 @@ class ControlFactory(Factory):
         return client
 
     def progress(self) -> None:
-        """The own stream has come further, or has room."""
-        for client in list(self.taken.values()):
-            client.go_on()
+        """The own stream has come further, or has room; or there is room for what clients bring."""
+        self._again = True
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while self._again:
+                self._again = False
+                for client in list(self.taken.values()):
+                    client.go_on()
+        finally:
+            self._going_on = False
 
     def pid_of(self, name: str) -> int | None:
         """The process that is attached as that consumer."""

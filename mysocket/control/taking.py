@@ -136,9 +136,9 @@ class Taking:
             last = self._ended and not self._ready
             self._end_given = last
             self._outcomes.accept(self.id, pieces, ended=last)
-            self._let_go(pieces)
             # Not before: until then all of it is held in memory.
             self._floor.leave(self)
+            self._let_go(pieces)
         if self._ended and not self._end_given and not self._ready and not self._withdrawing and self._is_settled:
             self._end_given = True
             self._outcomes.finish(self.id, self.go_on)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from mysocket.control.protocol import Line, Malformed, number, pack
 from mysocket.control.turns import Turns
 from mysocket.core.batch import Flag
-from mysocket.spool.inbox import DiskInbox, Feed, Row
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Feed, Row
 
 
 class Viewing:

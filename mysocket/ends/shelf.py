@@ -9,7 +9,8 @@ from itertools import takewhile
 
 from mysocket.core.batch import Batch, Kind
 from mysocket.ends.sink import FormatSink, Origin
-from mysocket.spool.inbox import FETCH, FETCH_ROWS, DiskInbox, Row
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import FETCH, FETCH_ROWS, Row
 
 #: Bytes of what has passed that are held for those who look on, and the rows they take at the most.
 HELD, HELD_ROWS = 4 * 1024 * 1024, 4096

@@ -18,7 +18,8 @@ from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
 from mysocket.ends.stdio import Ends
 from mysocket.errors import DISK, INTERRUPTED, TERMINATED, MySocketError, TimeLimit
-from mysocket.options import Settings, is_endpoint, split_host_port
+from mysocket.settings import Settings
+from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
 #: Seconds in which connections are closed when the program leaves.

@@ -17,12 +17,12 @@ from typing import Any
 from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.errors import PidFileTaken, SpoolLocked, UsageError
-from mysocket.options import Settings, is_endpoint, split_host_port
+from mysocket.options import STANDARD
+from mysocket.settings import Settings
 from mysocket.spool import lock
+from mysocket.values import is_endpoint, split_host_port
 
 Parent = Mapping[str, Any]
-#: The name of stdout, for ``--output``.
-STANDARD = "-"
 
 
 def look(settings: Settings, parent: Parent) -> None:

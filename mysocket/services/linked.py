@@ -25,9 +25,9 @@ from mysocket.ends.stdio import Ends
 from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import Character, Node
-from mysocket.options import Settings
 from mysocket.sending import messages_text
 from mysocket.services.base import EndpointService
+from mysocket.settings import Settings
 from mysocket.watch import Voice
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MessageTooLong, UnknownHost
-from mysocket.options import Settings, split_host_port
 from mysocket.services.base import EndpointService
+from mysocket.settings import Settings
+from mysocket.values import split_host_port
 from mysocket.watch import Voice
 
 UDP_IS_RAW = "plain --udp means --udp --raw for now: one message a datagram, and nothing promised beyond UDP"

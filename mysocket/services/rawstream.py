@@ -22,8 +22,8 @@ from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError, RawReset
-from mysocket.options import Settings
 from mysocket.services.base import EndpointService
+from mysocket.settings import Settings
 from mysocket.watch import Voice
 
 #: Bytes of received data that wait for the output above which no more is read.

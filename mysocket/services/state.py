@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mysocket.control.protocol import Greeting, Line
 from mysocket.link import Link
 from mysocket.services.linked import LinkService
-from mysocket.spool.inbox import DiskInbox
+from mysocket.spool.disk_inbox import DiskInbox
 
 #: Peers that are listed; a hub may have thousands.
 LISTED = 100

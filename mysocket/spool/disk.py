@@ -18,7 +18,8 @@ from mysocket.core.wire import PLACE_SIZE
 from mysocket.errors import MySocketError, OtherPeerWaits
 from mysocket.spool.changes import Changes
 from mysocket.spool.committer import Committer
-from mysocket.spool.inbox import DiskInbox, InboxState
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import InboxState
 from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import Entry, Ledger
 from mysocket.spool.lock import Directory

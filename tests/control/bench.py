@@ -20,7 +20,8 @@ from mysocket.control.protocol import Greeting, Line, LineReader, encode, piece_
 from mysocket.control.server import ControlFactory, ControlProtocol
 from mysocket.core.batch import Batch, Kind, Piece
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.inbox import DiskInbox, Feed
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Feed
 from mysocket.spool.interface import Bookmark
 from mysocket.spool.opening import open_spool
 from tests.support.spools import settle

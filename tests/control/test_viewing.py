@@ -11,7 +11,7 @@ from mysocket.control.protocol import Line, unpack
 from mysocket.core.batch import MAX_PAYLOAD, Batch, Flag, Kind
 from mysocket.ends.shelf import Passing
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.inbox import DiskInbox
+from mysocket.spool.disk_inbox import DiskInbox
 from tests.control.bench import BUFFER, Service, Wire, open_inbox, receive
 from tests.support.spools import close, kill, settle
 

@@ -20,7 +20,8 @@ from mysocket.ends.sink import Origin
 from mysocket.errors import MySocketError
 from mysocket.node import Character, Node
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.inbox import DiskInbox, Row, rows, state
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Row, rows, state
 from tests.support.network import Connection, Person, run
 from tests.support.spools import close, kill, opened, settle, store_of
 

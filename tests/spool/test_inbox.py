@@ -25,7 +25,8 @@ from mysocket.spool import inbox as inboxes
 from mysocket.spool import queue as queues
 from mysocket.spool.changes import Changes
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.inbox import Consumer, DiskInbox, Row, is_boundary, rows, size_of, state
+from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Consumer, Row, is_boundary, rows, size_of, state
 from mysocket.spool.ledger import Entry
 from mysocket.spool.queue import RETIRE_DELAY
 from mysocket.spool.space import RETRY

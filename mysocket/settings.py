@@ -1,0 +1,127 @@
+"""What a command line means: the values of its options, judged together, as :class:`Settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mysocket.errors import UsageError
+from mysocket.options import EXCLUSIVE, FLAG, MAX_SPOOL, OPTIONS, REPEAT, Cut
+from mysocket.values import bracketed, is_endpoint, port_number, split_host_port
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+# The three ways to call the program, for the usage lines and for errors about positional arguments.
+CLASSIC = "mysocket [options] LISTENER_PORT RECEIVER_HOST RECEIVER_PORT"
+DIAL = "mysocket [options] --peer HOST:PORT"
+LISTEN = "mysocket [options] -p PORT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a valid command line says.
+
+    `port` is digits (0 to 65535), or else a Twisted server endpoint string. `peer` is ``host:port`` or ``[v6]:port``, unless
+    `is_endpoint` says that it is a client endpoint string. With `udp` neither is an endpoint string. One of them is given.
+    Times are seconds, sizes bytes.
+    """
+
+    port: str | None
+    peer: str | None
+    udp: bool
+    raw: bool
+    bind: str | None
+    allow: tuple[IPv4Network | IPv6Network, ...]
+    cut: Cut
+    send_only: bool
+    recv_only: bool
+    output: str | None
+    json: bool
+    timestamps: bool
+    wait: float | None
+    linger: float | None
+    keep_open: bool
+    max_message: int
+    spool: str | None
+    max_spool: int
+    accept_loss: bool
+    verbose: bool
+    quiet: bool
+
+
+def _listener(text: str) -> str:
+    if ":" in text:
+        raise UsageError(f"port {text!r} is not a number; the address to listen on is given with --bind ADDR")
+    return str(port_number(text, lowest=0))
+
+
+def _peer(text: str) -> str:
+    host, port = split_host_port(text)
+    return f"{bracketed(host)}:{port}"
+
+
+def _classic(port: str | None, peer: str | None, positionals: Sequence[str]) -> tuple[str | None, str | None]:
+    """Port and peer, from options or from LISTENER_PORT RECEIVER_HOST RECEIVER_PORT."""
+    match positionals:
+        case []:
+            return port, peer
+        case [only]:
+            raise UsageError(
+                f"one argument, {only!r}, is not enough; to listen: mysocket -p {only if only.isdigit() else 'PORT'}; "
+                f"to dial: mysocket --peer {only if ':' in only else 'HOST:PORT'}"
+            )
+        case [host, number]:
+            form = f"--peer {bracketed(host)}:{number}"
+            raise UsageError(
+                f"two arguments are not enough; to dial another MySocket: mysocket {form}; to dial nc, socat or anything else: "
+                f"mysocket {form} --raw; to listen as well: mysocket LISTENER_PORT {host} {number}"
+            )
+        case [listener, host, number]:
+            if port is not None or peer is not None:
+                raise UsageError(f"the port and the peer are given twice; use either {CLASSIC}, or -p and --peer")
+            return listener, _peer(f"{bracketed(host)}:{number}")
+        case _:
+            raise UsageError(f"{len(positionals)} arguments are too many; the form is {CLASSIC}")
+
+
+def _check_spool(fields: Mapping[str, Any]) -> None:
+    if fields["spool"] is not None:
+        if fields["raw"] or fields["udp"]:
+            how = "--raw" if fields["raw"] else "--udp"
+            raise UsageError(f"--spool and {how} exclude each other: without acknowledgements nobody knows what may be forgotten")
+    elif fields["accept_loss"]:
+        raise UsageError("--accept-loss says what to do about a spool; there is none without --spool DIR")
+    elif fields["max_spool"] != MAX_SPOOL:
+        raise UsageError("--max-spool is the size of a spool; there is none without --spool DIR")
+
+
+def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settings:
+    """The Settings of a command line: `values`, already read, by the long names of the options, and the positional arguments."""
+    for first, second, why in EXCLUSIVE:
+        if values.get(first) and values.get(second):
+            raise UsageError(f"--{first} and --{second} exclude each other: {why}")
+    cut: Cut = "stream" if values.get("stream") else "whole" if values.get("whole") else "null" if values.get("null") else "lines"
+    fields: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.field:
+            value: Any = values.get(option.long, option.default)
+            fields[option.field] = bool(value) if option.kind == FLAG else tuple(value) if option.kind == REPEAT else value
+    _check_spool(fields)
+    port, peer = _classic(fields["port"], fields["peer"], positionals)
+    if port is None and peer is None:
+        raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")
+    endpoints = [port] if port is not None and is_endpoint(port, listening=True) else []
+    endpoints += [peer] if peer is not None and is_endpoint(peer) else []
+    if fields["udp"] and endpoints:
+        raise UsageError(
+            f"endpoint string {endpoints[0]!r}: there are none for UDP; write the port as a number, the peer as HOST:PORT"
+        )
+    if fields["bind"] and endpoints:
+        raise UsageError(f"--bind does not reach into an endpoint string; {endpoints[0]!r} has to name the address itself")
+    if port is not None and port not in endpoints:
+        port = _listener(port)
+    if peer is not None and peer not in endpoints:
+        peer = _peer(peer)
+    return Settings(**{**fields, "port": port, "peer": peer, "cut": cut})
