@@ -2,8 +2,8 @@
 
 * `idle`: CPU and memory of a linked service that has nothing to do.
 * `start`: `mysocket send` of one message, from its start to its end, beside `python -c pass`, in turns.
-* `singly`: messages a second, each sent by a process of its own, on every core; by `mysocket send`, and by `nc -U`, which says what
-  docs/control.md says.
+* `singly`: messages a second, each sent by a process of its own, on every core; by `mysocket send`, and by `nc -U`, which says
+  what docs/control.md has.
 * `stream`: lines a second from the stdin of one `mysocket send --delivered`, until the other side has them.
 * `consume`: lines a second out of the inbox, by `mysocket attach --recv-only`.
 """

@@ -27,6 +27,8 @@ from mysocket.errors import INTERRUPTED, TIME_LIMIT, MySocketError, OutcomeUnkno
 LAST_WORD = 1.0
 #: Seconds to wait for a service that has gone, unless there is a time limit.
 REUNION = 30.0
+#: A connection that is lost again within so many seconds is a reason to wait for some, and none to say so once more.
+SHORT, PAUSE = 1.0, 0.2
 
 
 class Input(Protocol):
@@ -85,6 +87,7 @@ class Sender:
         self._places = places
         self._asked = False
         self._over = False
+        self._back = float("-inf")  # when the service was found again
         self._deadline: float | None = None
 
     def run(self) -> None:
@@ -180,11 +183,15 @@ class Sender:
         if request.is_safe and not self._delivered:
             self._over = True
             return
-        self._tell(f"{lost} Looking for it again")
+        hasty = time.monotonic() < self._back + SHORT
+        if not hasty:
+            self._tell(f"{lost} Looking for it again")
         if request.is_idle:
             self._progress()
         wait = REUNION if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         try:
+            if hasty:
+                self._pause(min(PAUSE, wait))
             self.connection = again(self.connection, wait, places=self._places, wake=self._wake)
         except InterruptedError:
             raise Interrupted from None
@@ -197,7 +204,15 @@ class Sender:
                 raise
             raise OutcomeUnknown("what it had not delivered is lost", pid=self.connection.pid) from None
         self._asked = False
+        self._back = time.monotonic()
         self.connection.put(request.begin())
+
+    def _pause(self, seconds: float) -> None:
+        poll = select.poll()
+        if self._wake is not None:
+            poll.register(self._wake, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            raise InterruptedError
 
     # The end --------------------------------------------------------------------------------------------------------------------
 

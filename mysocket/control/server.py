@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -92,7 +92,7 @@ class Due(NamedTuple):
     at: int = 0
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class ControlProtocol(Protocol):
     """One client."""
 
@@ -100,7 +100,7 @@ class ControlProtocol(Protocol):
 
     def __init__(self) -> None:
         self._reader = LineReader()
-        self._busy = self._paused = self._stopped = self._ending = False
+        self._busy = self._paused = self._stopped = self._ending = self._deaf = False
         self._asked = False
         self._due: Due | None = None
         self._timer: IDelayedCall | None = None
@@ -129,6 +129,16 @@ class ControlProtocol(Protocol):
         self._expect(None)
         self.factory.clients.discard(self)
         self._leave()
+
+    def readConnectionLost(self) -> None:
+        """The client says no more. What it has asked for is still answered (nc -N)."""
+        self._deaf = True
+        self.settle()
+
+    def writeConnectionLost(self) -> None:
+        """The client hears no more."""
+        transport: Any = self.transport
+        transport.abortConnection()
 
     def _leave(self) -> None:
         self._reader = LineReader()
@@ -172,6 +182,9 @@ class ControlProtocol(Protocol):
     def settle(self) -> None:
         """Read the client, or let it wait; and see that it does not keep others waiting. Called after everything that happens."""
         if self._ending:
+            return
+        if self._deaf and not self._busy and (self.taking is None or not self.taking.answers):
+            self.let_go()
             return
         transport: Any = self.transport
         long = self._reader.held >= LONG_LINE

@@ -5,7 +5,7 @@ Rules
 1. Only whole messages are given to the own stream, all parts of one at once: nothing of another client comes between, and nothing
    is half accepted.
 2. A piece may begin below the window. The window opens only while there is room; so a client that is told of none has said
-   nothing that it would have to take back.
+   nothing that it would have to take back. One that does not mind may say the beginning of a new request unasked.
 3. One client at a time holds the floor: puts a message together that is longer than the window. The others' messages go on.
 4. What is answered is what is committed. That a request has ended is committed after what came before the end, never with less.
 5. What is held for all clients together is bounded: beyond that only those are read who hold the floor, or
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mysocket.control.outcomes import Outcomes
+from mysocket.control.outcomes import Outcome, Outcomes
 from mysocket.control.protocol import WINDOW, Line, Malformed, read_piece
 from mysocket.control.turns import Held, Turns
 from mysocket.core.batch import Flag, Kind, Piece
 from mysocket.errors import MessageTooLong
 
 #: Bytes that are held for all clients, about, but for the message of the one that holds the floor.
-HELD = 4 * 1024 * 1024
+HELD = 2 * 1024 * 1024
 #: Bytes that a piece takes besides its payload, about.
 PIECE_COST = 256
 
@@ -56,6 +56,7 @@ class Taking:
         self._begun = False  # the first answer was given
         self._said = -1, -1, False
         self._window = 0
+        self._unasked = WINDOW if outcomes.find(id) == Outcome() else 0
         self._ended = outcomes.find(id).ended
         self._end_given = self._ended
         self._wants_delivery = self._withdrawing = self._told_withdrawal = self._over = False
@@ -87,7 +88,7 @@ class Taking:
             raise Malformed("a line that means nothing behind a send")
 
     def _piece(self, piece: Piece) -> None:
-        if not self._begun or self._ended or self._withdrawing or self._over or self.received >= self._window:
+        if self._ended or self._withdrawing or self._over or self.received >= max(self._window, self._unasked):
             raise Malformed("a piece that was not asked for")
         more = bool(piece.flags & Flag.MORE)
         if self._parts and (piece.kind, piece.flags & ~Flag.MORE) != (self._parts[0].kind, self._parts[0].flags & ~Flag.MORE):
@@ -182,6 +183,13 @@ class Taking:
     def _is_settled(self) -> bool:
         """All that was given is committed."""
         return self._outcomes.is_committed(self.id)
+
+    @property
+    def answers(self) -> bool:
+        """Is something still to be answered to a client that says no more? What is not given by then is not accepted."""
+        if self._over or self._parts or self._ready:
+            return False
+        return self._wants_delivery or self._ended and not self._said[2]
 
     @property
     def wants_more(self) -> bool:

@@ -76,8 +76,8 @@ class PlainFormat:
             self._whole_line = False
             return b""
         data = block.payload
-        # A line without a delimiter, the last of an input or one broken off, stays as it was: the next input goes on behind it, as
-        # with cat. But not another stream, nor another message that was handed to the same service.
+        # A line without a delimiter, the last of an input or one broken off, stays as it was: the next input goes on behind it,
+        # as with cat. But not another stream, nor another message that was handed to the same service.
         if self._open is not None and (self._whole_line or not self._goes_on(origin)):
             data = self._delimiter + bytes(data)
         self._open = None

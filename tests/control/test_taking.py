@@ -431,5 +431,9 @@ def test_a_closed_service_takes_nothing_more() -> None:
     with Service(kept, log=Closed(kept)) as service:
         wire = begun(service)
         assert last(wire, "window") == 0
-        wire.say(lines(b"x\n"))
-        assert "was not asked for" in wire.error
+        wire.say(lines(b"x\n"), {"end": True})
+        assert last(wire, "accepted") == 0 and last(wire, "ended") is False
+        service.factory.close()
+        wire.flush()
+        assert wire.closed
+    assert kept.payload == b"" and kept.bookmarks == {} and not service.factory.floor.held._size
