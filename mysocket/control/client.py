@@ -253,6 +253,7 @@ class _Search:
                 del left[fd]
             if time.monotonic() >= deadline:
                 break
+        self.found.sort(key=waiting.index)
         self.silent = list(left.values())
         for connection in self.silent:
             self.told.append(f"{connection.path}: process {connection.pid} does not answer")

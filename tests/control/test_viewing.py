@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mysocket.control.protocol import Line, unpack
+from mysocket.control.server import FETCHING
 from mysocket.core.batch import MAX_PAYLOAD, Batch, Flag, Kind
 from mysocket.ends.shelf import Passing
 from mysocket.spool.disk import DiskSpool
 from mysocket.spool.disk_inbox import DiskInbox
+from mysocket.spool.inbox import Row
 from tests.control.bench import BUFFER, Service, Wire, open_inbox, receive
 from tests.support.spools import close, kill, settle
 
@@ -204,6 +206,32 @@ def test_who_does_not_read_has_little_held_for_him_and_is_not_cut_off(shelf: She
     assert text(wire) == line * 4000
     ends = [row["at"] for row in rows(wire)]
     assert ends == sorted(set(ends)), "nothing comes twice"
+
+
+def test_rows_are_fetched_for_a_few_at_a_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    receive(shelf.spool, *[b"x" * 9999 + b"\n"] * 30)
+    fetch, under_way, most = shelf.inbox.fetch, [0], [0]
+
+    def counted(position: int, done: Callable[[list[Row]], None]) -> None:
+        def fetched(found: list[Row]) -> None:
+            under_way[0] -= 1
+            done(found)
+
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        fetch(position, fetched)
+
+    monkeypatch.setattr(shelf.inbox, "fetch", counted)
+    wires = []
+    for number in range(20):
+        wire = shelf.service.connect()
+        wire.say({"do": "attach", "as": None, "from": "oldest"})
+        wires.append(wire)
+        if number % 5 == 4:
+            wires.pop(-3).drop()
+    shelf.turn(*wires)
+    assert most[0] == FETCHING and under_way[0] == 0
+    assert all(text(wire) == (b"x" * 9999 + b"\n") * 30 for wire in wires)
 
 
 def test_who_does_not_read_may_acknowledge_all_the_same(shelf: Shelf) -> None:

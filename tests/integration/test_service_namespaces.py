@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
 from tests.support.namespaces import TwoHosts, two_hosts
 from tests.support.processes import Program, wait_until
 from tests.support.service import Service, Yard, yard
@@ -78,7 +76,3 @@ def test_a_wire_that_is_cut_is_known_to_status(two_hosts: TwoHosts, yard: Yard) 
     assert cut.stdout.startswith(b"not linked ")
     there.start()
     here.wait_status(linked=True)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))
