@@ -162,10 +162,10 @@ def service_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
     yield "a linked service that has nothing to do", cells, "≤ 0.2 % of a core, ≤ 60 MB", verdict
     what = "`mysocket send` of one message, start to end, above `python -c pass`"
     yield what, {US: f"{(ours - bare) * 1e3:.0f} ms"}, "≤ 80 ms", judge(ours - bare <= 0.08, f"{ours * 1e3:.0f} ms in all")
-    best = max(rate for name, rate in rates.items() if "comparison" not in name)
-    cells = {US: ", ".join(f"{name}: {rate:.0f}/s" for name, rate in rates.items())}
-    what = "messages handed to a service by a process each, on all cores"
-    yield what, cells, "≥ 300/s", judge(best >= 300, f"{best:.0f}/s by the quickest client")
+    cells = {US: ", ".join(f"`{name}`: {rate:.0f}/s" for name, rate in rates.items())}
+    send = rates["mysocket send"]
+    verdict = judge(send >= 300, f"{send:.0f}/s by `mysocket send`")
+    yield "messages handed to a service by a process each, on all cores", cells, "≥ 300/s", verdict
     what = "100-byte lines from one `mysocket send --delivered`"
     yield what, {US: f"{stream:.0f}/s"}, "≥ 100,000/s", judge(stream >= 100_000, f"{stream:.0f}/s")
     yield "the same out of the inbox, `mysocket attach --recv-only`", {US: f"{consumed:.0f}/s"}, "", ""

@@ -126,7 +126,7 @@ def singly(pair: Services, messages: int) -> dict[str, float]:
         "mysocket send": _side_by_side(
             messages // 10, lambda number: _say(pair.mysocket("send", "--spool", "here", str(number)))
         ),
-        "python -c pass, for comparison": _side_by_side(messages // 10, lambda number: _say([sys.executable, "-c", "pass"])),
+        "python -c pass": _side_by_side(messages // 10, lambda number: _say([sys.executable, "-c", "pass"])),
     }
     if shutil.which("nc"):
         nc = ["nc", "-N", "-U", str(pair.place / "here" / "control")]
