@@ -72,7 +72,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("line", MALFORMED, ids=lambda line: str(line[:20]))
+@pytest.mark.parametrize("line", MALFORMED, ids=lambda line: repr(line[:20]))
 def test_what_is_no_question_ends_that_connection(line: bytes) -> None:
     with Service() as service:
         other, wire = service.connect(), service.connect()

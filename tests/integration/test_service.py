@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from tests.support.processes import DEVNULL, PIPE, ROOT, Program, free_port, mysocket, wait_until
 from tests.support.proxy import CuttingProxy
@@ -536,9 +538,19 @@ def test_a_command_of_another_user_finds_none(yard: Yard) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv (apt-get install util-linux)")
     here = yard.service("--port", free_port(), "--spool", "SPOOL")
-    argv = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-m", "mysocket", "status", "--port", here.args[1]]
-    env = {**os.environ, **yard.env, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env=env, cwd="/")
-    if "Permission denied" in done.stderr and "mysocket" not in done.stderr:
-        pytest.skip("another user cannot run this Python")
+    with tempfile.TemporaryDirectory() as place:
+        # Virtual environments, and what pytest makes, are open to their owner only.
+        os.chmod(place, 0o755)
+        for package in (ROOT / "mysocket", Path(xxhash.__file__).parent):
+            shutil.copytree(package, Path(place, package.name), ignore=shutil.ignore_patterns("__pycache__"))
+        env = {**os.environ, **yard.env, "PYTHONPATH": place, "PYTHONDONTWRITEBYTECODE": "1"}
+        python = os.path.realpath(sys.executable)
+
+        def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
+            argv = ["setpriv", "--reuid", "65534", "--clear-groups", python, *words]
+            return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env=env, cwd="/")
+
+        if as_nobody("-c", "import mysocket.cli, xxhash").returncode:
+            pytest.skip("another user cannot run this Python")
+        done = as_nobody("-m", "mysocket", "status", "--port", here.args[1])
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
