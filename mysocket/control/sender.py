@@ -85,7 +85,7 @@ class Sender:
         self._tell = tell
         self._before = before
         self._places = places
-        self._asked = False
+        self._begun = self._asked = False  # on this connection
         self._over = False
         self._back = float("-inf")  # when the service was found again
         self._deadline: float | None = None
@@ -97,7 +97,7 @@ class Sender:
         """
         request = self._request
         try:
-            self._begin()
+            self._progress()
             while not (self._over or (request.delivered if self._delivered else request.is_accepted)):
                 self._step()
         except TimeoutError:
@@ -120,14 +120,12 @@ class Sender:
             raise self._failed(str(problem), problem.status) from None
         self._confirm()
 
-    def _begin(self) -> None:
-        self._asked = False
-        self._progress()
-        self.connection.put(self._request.begin())
-
     def _step(self) -> None:
         """Say what may be said, wait, and hear what there is."""
         try:
+            if not self._begun:
+                self._begun, self._asked = True, False
+                self.connection.put(self._request.begin())
             self._talk()
         except ServiceGone as lost:
             self._come_back(lost)
@@ -203,9 +201,8 @@ class Sender:
             if request.is_known and not request.is_safe:
                 raise
             raise OutcomeUnknown("what it had not delivered is lost", pid=self.connection.pid) from None
-        self._asked = False
+        self._begun = False
         self._back = time.monotonic()
-        self.connection.put(request.begin())
 
     def _pause(self, seconds: float) -> None:
         poll = select.poll()

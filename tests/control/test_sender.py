@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -51,3 +52,27 @@ def test_one_that_always_hangs_up_is_not_run_down(tmp_path: Path, monkeypatch: p
         assert failure.value.status == TIME_LIMIT
         assert len(service.heard) <= 3 + (time.monotonic() - began) / PAUSE
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_one_that_is_killed_before_anything_was_asked_is_looked_for_as_well(tmp_path: Path, times: int) -> None:
+    """It has greeted, and its connection is broken when the question is written."""
+
+    class Broken(Request):
+        left = times
+
+        def begin(self) -> Line:
+            if self.left:
+                self.left -= 1
+                one.connection._socket.shutdown(socket.SHUT_RDWR)
+            return super().begin()
+
+    place, told = Place(str(tmp_path / "mysocket"), str(tmp_path)), []
+    with FakeService(place) as service:
+        request = Broken(os.urandom(16))
+        request.give([Piece(Kind.LINES, 0, b"hello\n")])
+        request.finish()
+        one = Sender(find(places=[place]), request, Nothing(), tell=told.append, places=[place])
+        one.run()
+        assert service.kept.stream == b"hello\n" and not request.left
+    assert len(told) == 1 and "Looking for it again" in told[0]
