@@ -103,7 +103,8 @@ class Consumer:
         self._start()
 
     def look(self) -> None:
-        """Note what has come."""
+        """Note what has come. One that found no service when it began, for that was just killed, begins again."""
+        over = not self._program.running()
         text = self._program.stdout
         whole = text[self._read : text.rfind(b"\n") + 1]
         self._read += len(whole)
@@ -115,6 +116,10 @@ class Consumer:
             self.noted = message["position"]
             _, client, _, number = message["text"].split()
             self.found[int(client)].append(int(number))
+        if over:
+            if "No service was found" not in self._program.stderr_text:
+                raise Wrong(f"a consumer has ended: {self._program.report()}")
+            self._start()
 
     def acknowledge(self) -> None:
         """What is noted need not be kept."""
@@ -200,6 +205,14 @@ class Soak:
             consumer.look()
         return [one for one in self._sent if not one.killed and self._read(one) < one.total]
 
+    def tell(self) -> None:
+        """How things are, for whoever has to find out why."""
+        for service, consumer in zip(reversed(self.services), self.consumers, strict=True):
+            found = service.status() if service.is_running() else "does not run"
+            print(f"{service.directory.name}: {json.dumps(found)}; noted {consumer.noted}\n{consumer._program.report()}")
+        for one in self._missing():
+            print(f"client {one.number} of {one.service.directory.name}: {self._read(one)} of {one.total} read")
+
     def _wait_until(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
@@ -221,6 +234,7 @@ def main() -> int:
             soak.run()
         except Wrong as problem:
             print(f"seed {options.seed}: {problem}")
+            soak.tell()
             return 1
         kills = ", ".join(f"{count} of {what}" for what, count in soak.kills.items())
         read = sum(len(numbers) for consumer in soak.consumers for numbers in consumer.found.values())
