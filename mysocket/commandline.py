@@ -151,7 +151,14 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         options, positionals = spell_out(argv)
         return settings(vars(parser.parse_args(options)), positionals)
     except UsageError as error:
-        parser.exit(USAGE, f"mysocket: {error}\n")
+        parser.exit(USAGE, f"mysocket: {error}{_verb_hint(argv)}\n")
+
+
+def _verb_hint(argv: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(argv[0], VERBS, n=1, cutoff=0.7) if argv else []
+    return f"; did you mean mysocket {near[0]}?" if near else ""
 
 
 def parse_verb(verb: Verb, argv: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:

@@ -117,6 +117,12 @@ class Link:
         return self.away_since is None
 
     @property
+    def is_left(self) -> bool:
+        """Has the peer gone for good? It has said so, and keeps nothing on disk: there will be another."""
+        said = self.receiving.over or self._left_told
+        return not self.linked and said and self.peer is not None and not self.peer.durable
+
+    @property
     def stream_id(self) -> bytes:
         """The id of the stream the peer sends, or nothing if it has sent none."""
         return self.receiving.inbox.stream or b""

@@ -59,6 +59,8 @@ class Character:
     hub: bool = False
     #: Each of them has an input, not only the first.
     all_send: bool = False
+    #: The own input comes from others, as long as this node lives: it can wait for a peer that takes it.
+    handed: bool = False
     max_message: int = 16 * 1024 * 1024
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     #: Go on where state was lost, here or at a peer.
@@ -96,6 +98,8 @@ class Node:
         self.links: dict[bytes, Link] = {}
         #: Called with each link that has an input, when it is made.
         self.on_link: Callable[[Link], None] = lambda link: None
+        #: Called when the link that was to send the own stream is none after all: its peer has lost its state.
+        self.on_no_link: Callable[[], None] = lambda: None
         #: Called with each link on which something has happened that leaving may depend on.
         self.on_change: Callable[[Link], None] = lambda link: None
         #: Called with a link whose peer's stream was broken off, before the next one begins.
@@ -184,10 +188,16 @@ class Node:
     def broken_off(self, link: Link) -> None:
         self.on_broken_off(link)
 
-    def _make_link(self, key: bytes, place: bytes = b"") -> Link:
+    def _make_link(self, key: bytes, place: bytes = b"", takes: bool = True) -> Link:
         character, durable = self.character, self.spool
-        own = self._gets_own_input(key, place)
-        spool: Spool = durable if durable is not None and own else MemorySpool(self._random(ID_SIZE), long=character.max_message)
+        own = self._gets_own_input(key, place, takes)
+        spool: Spool
+        if own and self._own_link is not None:
+            spool = self._take_over(self._own_link)
+        elif own and durable is not None:
+            spool = durable
+        else:
+            spool = MemorySpool(self._random(ID_SIZE), long=character.max_message)
         hello = Hello(
             node=self.id,
             stream=spool.stream,
@@ -214,15 +224,26 @@ class Node:
         self.links[key] = link
         return link
 
-    def _gets_own_input(self, key: bytes, place: bytes) -> bool:
+    def _gets_own_input(self, key: bytes, place: bytes, takes: bool) -> bool:
         """The own input of a hub goes to the first node that comes, or to the one for which some of it waits in the spool, or
-        that has lost its own there."""
-        if self._own_link is not None:
+        that has lost its own there. What is handed over goes to the first that takes it, and when that has gone for good to
+        the next."""
+        handed = self.character.handed
+        if handed and not takes or self._own_link is not None and not (handed and self._own_link.is_left):
             return False
         if not key or self.spool is None or self.spool.recipient is None or self.spool.retired == self.spool.end:
             return True
         recipient = self.spool.recipient
         return recipient.node == key or bool(place) and recipient.place == place
+
+    def _take_over(self, link: Link) -> Spool:
+        """What waits for a peer that has gone for good, for another."""
+        self.links.pop(link.key, None)
+        facts = link.facts()
+        if facts is not None and facts.progress is not Progress.EMPTY:
+            self._finished = facts
+        link.sending.spool.begin_here()
+        return link.sending.spool
 
     def renew(self, link: Link, error: StateLoss) -> bool:
         if not self.character.accept_loss or self.spool is None or link is not self._own_link:
@@ -280,6 +301,7 @@ class Node:
                 del self.links[hello.node]
                 if self._own_link is link:
                     self._own_link = None
+                    self.on_no_link()
                 self._finished = PeerFacts(hello.input, Progress.BROKEN)
             self.fail(link, error)
             self.strangers.turn_away(carrier, Reason.STATE_LOSS, error.text)
@@ -293,7 +315,7 @@ class Node:
         """The link for a node, or why there is none."""
         if self.character.hub:
             known = self.links.get(hello.node)
-            return known if known is not None else self._make_link(hello.node, hello.place), ""
+            return known if known is not None else self._make_link(hello.node, hello.place, hello.takes), ""
         link = self.links[b""]
         if not link.linked or link.peer is None or link.peer.node == hello.node:
             return link, ""

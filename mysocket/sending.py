@@ -123,6 +123,9 @@ class Sending:
                 raise AnotherPeer(ours=known.node.hex(), theirs=peer.node.hex())
             self.spool.begin_here()
         if peer.durable and peer.takes:
+            if known is None and self.spool.retired > self.spool.began:
+                # What was acknowledged went to nodes that kept nothing; one that keeps it from now on has lost nothing.
+                self.spool.begin_here()
             self._bound = True
             if known is None or known.node != peer.node:
                 self.spool.remember(Recipient(peer.node, peer.place, peer.name))

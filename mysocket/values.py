@@ -78,9 +78,12 @@ def parse_file_name(text: str) -> str:
 
 
 def parse_control_port(text: str) -> int | str:
-    """What the ``--port`` of a service says: a number, or an endpoint string."""
+    """What the ``--port`` of a service says: a number, or an endpoint string. Where that names a number, the service is known by
+    it."""
     if not text:
         raise ValueError("it is empty; write what the --port of the service says")
+    if named := re.fullmatch(r"tcp6?:(?:port=)?([0-9]+)(?::.*)?", text, re.DOTALL):
+        text = named[1]
     return port_number(text, lowest=1) if text.isdecimal() and text.isascii() else text
 
 

@@ -191,11 +191,52 @@ def test_the_own_input_of_a_hub_goes_to_the_first_that_came(clock: Clock) -> Non
     assert (first.sink.output, second.sink.output) == (b"to the first\n", b"")
 
 
+def test_what_is_handed_to_a_hub_goes_to_the_first_that_takes_it_and_then_to_the_next(clock: Clock) -> None:
+    hub = Person(clock, 1, hub=True, handed=True, input=Input.OPEN)
+    sender = Person(clock, 2, takes=False)
+    first, second, third = (Person(clock, seed, input=Input.NONE) for seed in (3, 4, 5))
+    connections = [shake_hands(sender, hub), shake_hands(first, hub)]
+    give(hub, b"to the first\n")
+    run(*connections)
+    # One that is lost without a word may come back.
+    connections[1].cut()
+    run(*connections)
+    connections += [shake_hands(second, hub), shake_hands(first, hub)]
+    give(hub, b"to it again\n")
+    run(*connections)
+    assert (first.sink.output, second.sink.output) == (b"to the first\nto it again\n", b"")
+    first.node.leave("done")
+    run(*connections)
+    give(hub, b"to the next\n")
+    run(*connections)
+    assert second.sink.output == b"", "nothing was promised to it when it came"
+    connections.append(shake_hands(third, hub))
+    give(hub, b"and more\n")
+    run(*connections)
+    assert (third.sink.output, second.sink.output) == (b"to the next\nand more\n", b"")
+    assert len(hub.node.links) == 3 and not hub.node.missing and not hub.errors
+
+
 def test_windows_of_a_hub_shrink_with_its_senders(clock: Clock) -> None:
     hub = Person(clock, 1, hub=True, input=Input.NONE)
     for seed in range(2, 34):
         shake_hands(Person(clock, seed), hub)
     assert len(hub.node.links) == 32 and hub.node.window() * 32 == 64 * 2**20
+
+
+def test_of_a_killed_memory_sender_that_had_sent_nothing_nothing_is_missing(clock: Clock) -> None:
+    receiver = Person(clock, 1, input=Input.NONE)
+    old, new = Person(clock, 2, input=Input.OPEN), Person(clock, 3)
+    first = Connection(old, receiver)
+    run(first)
+    first.cut()
+    first.wires[1].notice()
+    second = Connection(new, receiver)
+    give(new, b"whole\n")
+    end(new)
+    run(second)
+    assert receiver.sink.output == b"whole\n" and not receiver.node.missing
+    assert not any("broken off" in text for text in receiver.said)
 
 
 def test_a_killed_memory_sender_leaves_its_stream_open_and_a_new_one_breaks_it_off(clock: Clock) -> None:

@@ -18,7 +18,7 @@ from mysocket.commandline import parse_command_line, spell_out
 from mysocket.errors import UsageError
 from mysocket.options import FLAG, OPTIONS
 from mysocket.settings import Settings, settings
-from mysocket.values import is_endpoint, parse_duration, parse_size, split_host_port
+from mysocket.values import is_endpoint, parse_control_port, parse_duration, parse_size, split_host_port
 
 DEFAULTS = Settings(
     port=None,
@@ -181,6 +181,21 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 -kz", "unknown option -z"),
     ("-l 9000", "-p PORT"),
 ]
+
+
+@pytest.mark.parametrize(("line", "near"), [("spol a", "spool"), ("sned hello to them", "send"), ("stauts --watch", "status")])
+def test_a_verb_that_is_none_may_be_another(line: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command_line(line.split())
+    assert capsys.readouterr().err.endswith(f"; did you mean mysocket {near}?\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("9000", 9000), ("tcp:9000", 9000), ("tcp6:port=9000:interface=\\:\\:1", 9000), ("unix:/run/it", "unix:/run/it")],
+)
+def test_a_service_is_known_by_the_number_of_its_port(text: str, port: int | str) -> None:
+    assert parse_control_port(text) == port
 
 
 def from_twistd(line: str) -> Settings:

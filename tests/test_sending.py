@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from mysocket.core.batch import END, MAX_PAYLOAD, Kind, Piece
-from mysocket.core.wire import Input
+from mysocket.core.wire import Hello, Input
 from mysocket.sending import PAUSE, RUN_AHEAD, Sending
 from mysocket.spool.memory import MemorySpool
 from tests.support.spools import close, opened, read_all, settle
@@ -53,6 +56,23 @@ def test_an_end_mark_that_nobody_takes_is_kept_for_who_takes_it_later(tmp_path: 
     assert (spool.began, spool.retired, spool.end) == (0, 0, 1)
     assert [batch.payload for batch in read_all(spool, 0)] == [END.payload]
     close(spool)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_peer_that_begins_to_keep_its_state_has_lost_nothing(tmp_path: Path, durable: bool) -> None:
+    for spool in (MemorySpool(b"s" * 16), disk := opened(tmp_path / "spool")):
+        sending = Sending(spool, Input.OPEN)
+        sending.accept([BLOCK, BLOCK], 0.0)
+        settle(spool)
+        peer = Hello(node=b"1" * 16, stream=b"t" * 16, durable=durable)
+        sending.meet(peer)
+        read_all(spool, 0)
+        spool.retire(MAX_PAYLOAD)
+        sending.meet(replace(peer, node=b"2" * 16 if not durable else peer.node, durable=True))
+        # Only who has kept it can lose it.
+        assert spool.began == (0 if durable else MAX_PAYLOAD)
+    settle(disk)
+    close(disk)
 
 
 def test_an_end_mark_behind_messages_is_not_forgotten(tmp_path: Path) -> None:

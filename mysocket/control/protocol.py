@@ -248,6 +248,6 @@ def check_name(text: str) -> str:
     """
     if not 0 < len(text) <= MAX_NAME or not set(text) <= NAME_CHARACTERS or text.startswith((".", "-")):
         raise ValueError(
-            f"{text!r} is no name of a consumer; it has up to {MAX_NAME} letters, digits, or -_. and begins with none of -."
+            f"{text!r} is no name of a consumer; that has up to {MAX_NAME} letters, digits or '-_.', and no '-' or '.' in front"
         )
     return text

@@ -44,11 +44,12 @@ class Request:
         self.withdrawn = False
         #: Bytes that were given, and whether that is all.
         self.given = 0
+        self._whole = 0  # bytes of them that are whole messages
         self.complete = False
         self._ended = False
         self._kept: deque[_Kept] = deque()
         self._unsaid: deque[_Kept] = deque()
-        # Where the last piece ends that was said on this connection, and on any.
+        # Where the last piece ends that was said on this connection, and the last message that was said on any.
         self._said = self._most_said = 0
         self._end_said = False
         self._window: int | None = None
@@ -60,6 +61,8 @@ class Request:
         """More of the input."""
         for piece in pieces:
             self.given += len(piece.payload)
+            if not piece.flags & Flag.MORE:
+                self._whole = self.given
             kept = _Kept(self.given, piece)
             self._kept.append(kept)
             self._unsaid.append(kept)
@@ -90,7 +93,8 @@ class Request:
         while self._unsaid and self._said < self._window:
             kept = self._unsaid.popleft()
             self._said = kept.end
-            self._most_said = max(self._most_said, self._said)
+            if not kept.piece.flags & Flag.MORE:  # a part alone is never accepted
+                self._most_said = max(self._most_said, self._said)
             yield piece_line(kept.piece)
         if self.complete and not self._unsaid and not self._end_said:
             self._end_said = True
@@ -125,8 +129,11 @@ class Request:
 
     @property
     def is_idle(self) -> bool:
-        """The service has answered everything: it waits for more of the input."""
-        return self._window is not None and not self.complete and self.accepted == self.given
+        """The service has accepted all that it can, and waits for more of the input."""
+        if self._window is None or self.complete or self.accepted != self._whole:
+            return False
+        # It has taken the parts of a message that has begun, if there are any: it wants the next.
+        return self.accepted == self.given or not self._unsaid and self._said < self._window
 
     @property
     def is_known(self) -> bool:

@@ -29,6 +29,8 @@ LAST_WORD = 1.0
 REUNION = 30.0
 #: A connection that is lost again within so many seconds is a reason to wait for some, and none to say so once more.
 SHORT, PAUSE = 1.0, 0.2
+#: Seconds after which the user is told that the service takes nothing.
+SILENCE = 5.0
 
 
 class Input(Protocol):
@@ -86,6 +88,7 @@ class Sender:
         self._before = before
         self._places = places
         self._begun = self._asked = False  # on this connection
+        self._stall_told = False
         self._over = False
         self._back = float("-inf")  # when the service was found again
         self._deadline: float | None = None
@@ -140,7 +143,11 @@ class Sender:
         wanted = not source.ended and request.unsaid < MAX_PAYLOAD
         # One that waits for our input has nothing to answer.
         idle = not source.ended and request.is_idle and not connection.unsaid
-        ready = self._poll(source.fileno() if wanted else None, None if idle else self._deadline)
+        stalls = not (wanted or idle or request.is_safe or self._stall_told)
+        ready = self._poll(source.fileno() if wanted else None, None if idle else self._deadline, SILENCE if stalls else None)
+        if not ready:
+            self._stall_told = True
+            self._tell("the service takes no more now: it has no room, or nobody has ever connected to it; waiting")
         if self._wake is not None and self._wake in ready:
             raise Interrupted
         if wanted and source.fileno() in ready:
@@ -154,15 +161,17 @@ class Sender:
             if request.hear(line):
                 self._progress()
 
-    def _poll(self, source: int | None, deadline: float | None) -> set[int]:
+    def _poll(self, source: int | None, deadline: float | None, patience: float | None) -> set[int]:
+        """What is ready; nothing, when ``patience`` (seconds) is over before the time limit."""
         poll = select.poll()
         poll.register(self.connection, select.POLLIN | (select.POLLOUT if self.connection.unsaid else 0))
         for fd in (source, self._wake):
             if fd is not None:
                 poll.register(fd, select.POLLIN)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000)}
-        if not ready:
+        limits = [seconds for seconds in (left, patience) if seconds is not None]
+        ready = {fd for fd, _ in poll.poll(min(limits) * 1000 if limits else None)}
+        if not ready and left is not None and left == min(limits):
             raise TimeoutError
         return ready
 

@@ -44,7 +44,7 @@ from mysocket.spool.inbox import Feed
 
 #: Connections at a time; more are told so.
 MAX_CLIENTS = 256
-#: Seconds in which a client goes on with a message that it has begun: others may wait for it.
+#: Seconds in which a client goes on with a message that it has begun, if others wait for it.
 MESSAGE_TIME = 30.0
 #: Seconds in which a client reads what it has asked for, but for the rows of the inbox: those it may take slowly.
 READ_TIME = 60.0
@@ -85,11 +85,13 @@ class Due(NamedTuple):
     """Something that has to happen within so many seconds; with another ``at`` it is another thing.
 
     :param why: what did not, for the client; or nothing, for one that would not read it.
+    :param for_others: it only has to while others wait for it.
     """
 
     seconds: float
     why: str
     at: int = 0
+    for_others: bool = False
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -155,23 +157,24 @@ class ControlProtocol(Protocol):
 
     def end(self, text: str, status: int = FAILED) -> None:
         """Say why, and close the connection."""
-        transport: Any = self.transport
         if not self._ending:
             self._ending = True
             self._leave()
             self._say(error_line(text, status))
-            transport.unregisterProducer()
-            transport.loseConnection()
-            # What is not read by then stays unread.
-            self._expect(Due(READ_TIME, ""))
+            self._close()
 
     def let_go(self) -> None:
         """Close the connection; what was said before gets there."""
-        transport: Any = self.transport
         self._ending = True
         self._leave()
+        self._close()
+
+    def _close(self) -> None:
+        transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
+        # What is not read by then stays unread.
+        self._expect(Due(READ_TIME, ""))
 
     def _say(self, line: Line) -> None:
         transport: Any = self.transport
@@ -210,7 +213,7 @@ class ControlProtocol(Protocol):
         if self.factory.long_lines.has(self):
             return Due(LINE_TIME, "a long line that had begun did not end")
         if self.taking is not None and self.taking.wants_more and not self._stopped:
-            return Due(MESSAGE_TIME, "a message that had begun did not go on", self.taking.received)
+            return Due(MESSAGE_TIME, "a message that had begun did not go on", self.taking.received, for_others=True)
         return None
 
     def _expect(self, due: Due | None) -> None:
@@ -226,7 +229,10 @@ class ControlProtocol(Protocol):
     def _too_late(self, due: Due) -> None:
         self._timer = None
         transport: Any = self.transport
-        if due.why:
+        if due.for_others and not self.factory.floor.is_crowded:
+            self._due = None
+            self.settle()
+        elif due.why:
             self.end(f"{due.why} for {due.seconds:g} s")
         else:
             transport.abortConnection()
@@ -405,7 +411,8 @@ class ControlProtocol(Protocol):
             raise Refused(ONLY_SENDS, USAGE)
         if not isinstance(feed, DiskInbox):
             why = "it was started without --spool" if self.factory.desk.greeting.spool is None else "it was started with --output"
-            raise Refused(f"this service keeps no inbox: {why}. So it has no consumers", USAGE)
+            hint = "mysocket attach, without --recv-only and --as, shows what passes"
+            raise Refused(f"this service keeps no inbox: {why}. So it has no consumers; {hint}", USAGE)
         return feed
 
 

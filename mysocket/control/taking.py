@@ -35,6 +35,11 @@ class Floor(Turns):
         super().__init__(1)
         self.held = Held(held)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Do others wait for what goes on?"""
+        return self.are_wanted or self.held.is_full
+
 
 class Taking:
     """One request on one connection. No socket here: lines come in, and ``say`` takes those that go out.
@@ -140,7 +145,7 @@ class Taking:
             # Not before: until then all of it is held in memory.
             self._floor.leave(self)
             self._let_go(pieces)
-        if self._ended and not self._end_given and not self._ready and not self._withdrawing and self._is_settled:
+        if self._ended and not (self._end_given or self._ready or self._withdrawing or self._over) and self._is_settled:
             self._end_given = True
             self._outcomes.finish(self.id, self.go_on)
 

@@ -45,6 +45,11 @@ class Turns:
         """Does it have one?"""
         return who in self._holders
 
+    @property
+    def are_wanted(self) -> bool:
+        """Does anybody wait for one?"""
+        return bool(self._waiting)
+
     def leave(self, who: Asker) -> None:
         """``who`` needs none any more."""
         if who in self._waiting:

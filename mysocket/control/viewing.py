@@ -4,7 +4,8 @@ Rules
 
 1. Little waits in memory for a client that does not read, and a portion of rows for a few of all clients at a time; the rest
    waits where it is kept.
-2. What a named consumer has not acknowledged is there. What a session without a name has not read may be gone: it is told.
+2. What a named consumer has not acknowledged is there. What a session without a name has not read may be gone: it is told, and
+   goes on where a message begins.
 3. Only whole messages are acknowledged: else the next session would begin in the middle of one.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 from mysocket.control.protocol import Line, Malformed, number, pack
 from mysocket.control.turns import Turns
-from mysocket.core.batch import Flag
+from mysocket.core.batch import Flag, Kind
 from mysocket.spool.disk_inbox import DiskInbox
 from mysocket.spool.inbox import Feed, Row
 
@@ -41,6 +42,7 @@ class Viewing:
         self.name = name
         self._feed = feed
         self._position = self._whole = position  # what was sent, and the end of the last row that was sent to its end
+        self._torn = feed.is_inside(position)  # what comes next is the rest of a message whose beginning is not shown
         self._turns = turns
         self._say = say
         self._end = end
@@ -112,7 +114,14 @@ class Viewing:
             if self._paused:
                 break  # the rest is fetched again: who does not read does not have it held here
             if row.at > self._position:
-                self._say({"passed": row.at - self._position})
+                self._pass(row.at)
+                self._torn = self._feed.is_inside(row.at)
+            if self._torn:
+                self._torn, rest = bool(row.flags & Flag.MORE), _behind_first(row)
+                self._pass(row.at + rest)
+                if rest == len(row.payload):
+                    continue
+                row = row.part(rest)
             self._position = row.end
             if not row.flags & Flag.MORE:
                 self._whole = row.end
@@ -120,8 +129,13 @@ class Viewing:
             self._say(line | {"time": row.time, "kind": row.kind, "flags": row.flags} | pack(bytes(row.payload)))
         if not rows and self._position < self._feed.begin:
             # All of it has gone meanwhile.
-            self._say({"passed": self._feed.begin - self._position})
-            self._position = self._feed.begin
+            self._pass(self._feed.begin)
+            self._torn = self._feed.is_inside(self._position)
+
+    def _pass(self, position: int) -> None:
+        """What stands before ``position`` is not shown."""
+        self._say({"passed": position - self._position})
+        self._position = position
 
     def close(self) -> None:
         """The connection is gone."""
@@ -130,3 +144,10 @@ class Viewing:
             self._unlisten()
             if not self._fetching:
                 self._turns.leave(self)
+
+
+def _behind_first(row: Row) -> int:
+    """Bytes of the row up to the end of its first message, which began before it."""
+    if row.kind != Kind.LINES or row.flags & Flag.MORE:
+        return len(row.payload)
+    return bytes(row.payload).find(b"\0" if row.flags & Flag.NUL else b"\n") + 1 or len(row.payload)

@@ -102,7 +102,7 @@ class Inbox:
         if said.position == NONE:
             if frame.position > MAX_POSITION:
                 raise RemoteProtocolError(f"START {frame.position}, which no stream can reach")
-            if self.stream is not None and not self.at_end:
+            if self.taken and not self.at_end:
                 broken = BrokenOff(self.taken, frame.position)
             self.restore(said.stream, Mark(frame.position, frame.chain, False))
         elif (frame.position, frame.chain) != (said.position, said.chain):

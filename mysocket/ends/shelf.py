@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
 
-from mysocket.core.batch import Batch, Kind
+from mysocket.core.batch import Batch, Flag, Kind
 from mysocket.ends.sink import FormatSink, Origin
 from mysocket.spool.disk_inbox import DiskInbox
 from mysocket.spool.inbox import FETCH, FETCH_ROWS, Row
@@ -54,8 +54,13 @@ class Passing:
         self.begin = 0
         self.end = 0
         self._now = now
+        # A message was going on there.
+        self._begins_inside = self._ends_inside = False
         self._rows: deque[Row] = deque()
         self._listeners: list[Callable[[], None]] = []
+
+    def is_inside(self, position: int) -> bool:
+        return self._begins_inside if position == self.begin else self._ends_inside
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         self._listeners.append(changed)
@@ -63,16 +68,19 @@ class Passing:
 
     def show(self, block: Batch, *, stream: bytes, peer: str) -> None:
         """A block has come."""
+        self._ends_inside = bool(block.flags & Flag.MORE)
         if not self._listeners:
             # Nobody looks: only the position goes on.
             self._rows.clear()
             self.begin = self.end = self.end + len(block.payload)
+            self._begins_inside = self._ends_inside
             return
         row = Row(self.end, stream, block.end, peer, self._now(), block.kind, block.flags, block.payload)
         self.end = row.end
         self._rows.append(row)
         while len(self._rows) > HELD_ROWS or self.end - self.begin > HELD and len(self._rows) > 1:
-            self.begin = self._rows.popleft().end
+            gone = self._rows.popleft()
+            self.begin, self._begins_inside = gone.end, bool(gone.flags & Flag.MORE)
         for changed in list(self._listeners):
             changed()
 

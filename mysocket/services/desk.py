@@ -56,9 +56,9 @@ class OwnStream:
     @property
     def room(self) -> int:
         log, link = self._service.own_stream, self._service.own_link
-        if self.closed or log is None or log.in_message or link is not None and link.sending.ended:
+        if self.closed or log is None or log.in_message or link is not None and (link.sending.ended or link.sending.broken):
             return 0
-        if self._spool is not None and self._spool.path in self._service.full:
+        if self._spool is not None and self._service.full == f"the spool {self._spool.path}":
             return 0  # what is given to a full disk could not be taken back
         return log.room if link is None else link.room
 
@@ -105,6 +105,8 @@ class ServiceDesk:
         if self._service.node.character.input is Input.NONE:
             return "this service only receives (--recv-only): nothing can be handed to it"
         link = self._service.own_link
+        if link is not None and link.sending.broken:
+            return "this service, or its peer, has lost its state (its log has the positions): nothing can be delivered"
         if link is not None and link.sending.ended:
             return "the input of this service has ended: nothing more can be handed to it. It leaves when all is delivered"
         return None

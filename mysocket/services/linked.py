@@ -92,6 +92,7 @@ class LinkService(EndpointService):
             input=Input.NONE if settings.recv_only else Input.FINITE if backlog and ends.input is Input.NONE else ends.input,
             takes=not settings.send_only,
             hub=settings.peer is None,
+            handed=ends.stays,
             max_message=settings.max_message,
             heartbeat=Heartbeat.for_wait(settings.wait),
             accept_loss=settings.accept_loss,
@@ -110,10 +111,10 @@ class LinkService(EndpointService):
             now=time.time,
         )
         self.node.on_link = self._got_link
+        self.node.on_no_link = self._listen_to_spool
         #: Called when the own stream has come further, or may have room.
         self.on_progress: Callable[[], None] = lambda: None
-        if spool is not None:
-            spool.on_change = self._progressed
+        self._listen_to_spool()
         #: Where other programs talk to the service, if they do.
         self.reception: Reception | None = None
         #: The disk that is full, by what is on it, or nothing.
@@ -140,6 +141,11 @@ class LinkService(EndpointService):
     def _inbox_has_room(self) -> None:
         for link in list(self.node.links.values()):
             link.settle()
+
+    def _listen_to_spool(self) -> None:
+        # The spool speaks to the link that sends from it, as long as there is one.
+        if self._spool is not None:
+            self._spool.on_change = self._progressed
 
     def _progressed(self) -> None:
         self.on_progress()

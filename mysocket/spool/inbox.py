@@ -87,6 +87,9 @@ class Feed(Interface):
     def fetch(self, position: int, done: Callable[[list[Row]], None]) -> None:
         """Read from ``position`` on, which is in [begin, end]; ``done`` gets rows without a gap, or what has replaced them."""
 
+    def is_inside(self, position: int) -> bool:
+        """Does what comes at ``position``, which is :attr:`begin` or :attr:`end`, go on with a message that began before?"""
+
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` whenever there is more; the answer ends that."""
 

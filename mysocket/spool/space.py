@@ -97,7 +97,7 @@ class Space:
                     self.full[what] = self._now()
         for what in self.full.keys() & set(over):
             del self.full[what]
-            if what != "retire":
+            if what != "retire" and not self.full.keys() & {"spool", "output"}:
                 self._tell("")
         self.changed()
 

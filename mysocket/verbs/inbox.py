@@ -121,6 +121,7 @@ class Inbox:
                     yield row
             elif "passed" in line:
                 self.passed += number(line, "passed")
+                self._rows.clear()  # the rest of a message that had begun is among it
 
     def _begun(self, position: int, begin: int, end: int) -> None:
         if self._rows.position > end:

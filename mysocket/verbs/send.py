@@ -99,7 +99,11 @@ class _Sending:
     # To the service -------------------------------------------------------------------------------------------------------------
 
     def _find(self) -> Connection:
-        return find(self._port, self._spool, patience=PATIENCE if self._wait is None else min(PATIENCE, self._wait))
+        return find(self._port, self._spool, patience=self._patience)
+
+    @property
+    def _patience(self) -> float:
+        return PATIENCE if self._wait is None else min(PATIENCE, self._wait)
 
     def _find_by_spool(self, path: str) -> Connection | None:
         """The service that holds the spool, or None if none does.
@@ -108,7 +112,7 @@ class _Sending:
         """
         from mysocket.spool.lock import SHORT, holder
 
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return self._find()

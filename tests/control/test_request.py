@@ -55,6 +55,33 @@ def test_the_whole_way() -> None:
     assert request.hear({"delivered": 104}) and request.delivered
 
 
+def test_a_part_of_a_message_is_known_not_to_be_accepted() -> None:
+    request = begun(Piece(Kind.BLOB, Flag.MORE, b"a"), Piece(Kind.BLOB, 0, b"b"), window=1)
+    assert said(request) == [b"a"]
+    assert request.is_known
+    request.hear({"window": 2})
+    assert said(request) == [b"b"]
+    assert not request.is_known
+
+
+def test_a_message_whose_rest_is_not_there_keeps_nobody_waiting_but_us() -> None:
+    request = begun(lines(b"a\n"), Piece(Kind.BLOB, Flag.MORE, b"b"), window=2)
+    assert said(request) == [b"a\n"]
+    assert not request.is_idle
+    request.hear(answer(2, window=3))
+    assert not request.is_idle, "it can be said"
+    assert said(request) == [b"b"]
+    assert not request.is_idle, "the service has not taken it"
+    request.hear({"window": 4})
+    assert request.is_idle
+    request.give([Piece(Kind.BLOB, 0, b"c")])
+    assert not request.is_idle
+    assert said(request) == [b"c"]
+    assert not request.is_idle
+    request.hear(answer(4))
+    assert request.is_idle
+
+
 def test_an_earlier_position_is_not_delivery() -> None:
     request = begun(lines(b"a\n"))
     request.finish()

@@ -290,6 +290,18 @@ def test_who_does_not_read_why_he_is_cut_off_is_cut_off() -> None:
         assert wire.aborted
 
 
+def test_who_says_no_more_and_does_not_read_either_is_cut_off() -> None:
+    with Service() as service:
+        wire = service.connect(reads=False)
+        while not wire.unread:
+            wire.say({"do": "status"})
+            service.asked.pop()({"answer": "x" * 50000})
+        wire.protocol.readConnectionLost()
+        assert wire.disconnecting and not wire.closed
+        service.clock.advance(READ_TIME)
+        assert wire.aborted
+
+
 def test_an_answer_to_somebody_who_has_gone_is_no_trouble() -> None:
     with Service() as service:
         wire = service.connect()

@@ -274,8 +274,24 @@ def test_who_has_got_the_floor_and_stalls_is_cut_off_too() -> None:
         service.clock.advance(MESSAGE_TIME * 3)
         first_error = first.error
         assert "did not go on" in first_error and not second.closed
+        third = half(service, 2)
         service.clock.advance(MESSAGE_TIME + 1)
-        assert "did not go on" in second.error
+        assert "did not go on" in second.error and not third.closed
+
+
+def test_who_is_slow_with_a_long_message_is_not_hurried_while_nobody_waits() -> None:
+    with Service() as service:
+        wire = half(service, 0)
+        for _ in range(3):
+            service.clock.advance(MESSAGE_TIME + 1)
+        other = half(service, 1)
+        wire.say(blob(b"A", Flag.MORE))
+        service.clock.advance(MESSAGE_TIME - 1)
+        assert not wire.closed
+        wire.say(blob(b"A"))
+        assert last(wire, "accepted") == WINDOW + 1
+        service.clock.advance(10 * MESSAGE_TIME)
+        assert not other.closed
 
 
 def test_a_finished_message_that_waits_for_room_is_not_hurried() -> None:

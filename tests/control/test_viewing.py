@@ -339,6 +339,53 @@ def test_what_passes_is_shown_to_those_who_look_on() -> None:
             assert "keeps no inbox" in refused.error
 
 
+def part(passing: Passing, payload: bytes, flags: int = Flag.MORE) -> None:
+    passing.show(Batch(0, Kind.LINES, flags, 0, payload), stream=b"s" * 16, peer="peer")
+
+
+def passed(wire: Wire) -> int:
+    return sum(line.get("passed", 0) for line in wire.heard)
+
+
+def test_who_comes_in_the_middle_of_a_message_sees_the_next() -> None:
+    passing = Passing(lambda: 0.0)
+    with Service(feed=passing) as service:
+        part(passing, b"beginning ")
+        early = service.connect()
+        early.say({"do": "attach"})
+        part(passing, b"goes on ")
+        late = service.connect()
+        late.say({"do": "attach"})
+        part(passing, b"ends\nnext\n", 0)
+        part(passing, b"last\n", 0)
+        for wire in (early, late):
+            wire.flush()
+            assert text(wire) == b"next\nlast\n"
+        assert (passed(early), passed(late)) == (13, 5)
+
+
+def test_who_has_missed_a_part_of_a_message_is_shown_nothing_of_its_rest() -> None:
+    passing = Passing(lambda: 0.0)
+    with Service(feed=passing) as service:
+        slow, other = service.connect(reads=False), service.connect()
+        for one in (slow, other):
+            one.say({"do": "attach"})
+        part(passing, b"first\n", 0)
+        for _ in range(80):
+            part(passing, b"x" * 100_000)
+            other.flush()
+        part(passing, b"x\nlast\n", 0)
+        other.flush()
+        assert text(other) == b"first\n" + b"x" * 8_000_001 + b"\nlast\n" and not passed(other)
+        slow.reads = True
+        for _ in range(1000):
+            slow.flush()
+        gap = next(index for index, line in enumerate(slow.heard) if "passed" in line)
+        assert all(row["flags"] & Flag.MORE for row in slow.heard[3:gap])
+        assert b"".join(unpack(line) for line in slow.heard[gap:] if "at" in line) == b"last\n"
+        assert passed(slow) + len(text(slow)) == 8_000_013
+
+
 def test_who_looks_on_without_reading_has_little_held_for_him_and_misses_the_rest() -> None:
     passing = Passing(lambda: 0.0)
     with Service(feed=passing) as service:

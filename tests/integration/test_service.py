@@ -440,6 +440,41 @@ def test_a_hub_has_the_messages_of_all(yard: Yard) -> None:
     assert hub.status()["peers_total"] == 3 and hub.status()["linked"]
 
 
+def test_a_hub_sends_to_the_first_that_takes_something(yard: Yard) -> None:
+    port = free_port()
+    hub = yard.service("--port", port, "--spool", "SPOOL", name="hub")
+    yard.service("--peer", f"127.0.0.1:{port}", "--send-only", name="sender")
+    hub.wait_status(linked=True)
+    yard.call("send", *hub.where, "to whom it may concern")
+    with mysocket("--peer", f"127.0.0.1:{port}", stdin=PIPE) as taker:
+        wait_until(lambda: taker.stdout == b"to whom it may concern\n", "nothing came", 30, taker)
+
+
+def test_a_hub_takes_messages_though_the_first_that_came_has_lost_its_spool(yard: Yard) -> None:
+    port = free_port()
+    hub = yard.service("--port", port, "--spool", "SPOOL", name="hub")
+    spool = yard.path / "sender"
+    for status in (0, 5):
+        yard.call("--peer", f"127.0.0.1:{port}", "--spool", spool, stdin=b"a line\n", status=status)
+        shutil.rmtree(spool)
+        hub.restart()
+    yard.call("--peer", f"127.0.0.1:{port}", "--spool", spool, stdin=b"a line\n", status=5)
+    yard.call("send", "-w", "20", *hub.where, "accepted all the same")
+    assert hub.status()["out"]["waiting_messages"] == 1
+
+
+def test_a_peer_may_get_a_spool_later(yard: Yard) -> None:
+    here, there = free_port(), free_port()
+    one = yard.service("--port", here, "--peer", f"127.0.0.1:{there}", "--spool", "SPOOL")
+    before = yard.service("--port", there, "--peer", f"127.0.0.1:{here}")
+    yard.call("send", *one.where, "--delivered", "to the log")
+    yard.call("stop", *before.where)
+    other = yard.service("--port", there, "--peer", f"127.0.0.1:{here}", "--spool", "SPOOL")
+    yard.call("send", *one.where, "--delivered", "to the inbox")
+    assert [found["text"] for found in consumed(yard, other, 1)] == ["to the inbox"]
+    assert one.is_running()
+
+
 # Which service ------------------------------------------------------------------------------------------------------------------
 
 

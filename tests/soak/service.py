@@ -2,11 +2,11 @@
 
     python -m tests.soak.service [--kills N] [--seed S] [--directory DIR]
 
-Each service is sent to and read from. Clients of two kinds hand messages over: some give lines to one `mysocket send`, others run it
-once for each message. A service that is killed is started again at once; a client finds it by itself. A consumer says itself what
-it has (`--ack none`, the position noted behind each message), is killed too, and skips what comes again up to what it has noted.
+Each service is sent to and read from. Clients of two kinds hand messages over: some give lines to one `mysocket send`, others run
+it once for each message. A service that is killed is started again at once; a client finds it by itself. A consumer says itself
+what it has (`--ack none`, the position noted behind each message), is killed too, and skips what comes again up to that.
 
-The law: every message of a client that ended with 0 was read once, by position, and those of each client in order; of one that was
+The law: each message of a client that ended with 0 was read once, by position, and those of each client in order; of one that was
 killed, a part from its beginning. At the end one table is printed. The status is 0 if that holds.
 """
 

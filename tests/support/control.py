@@ -96,8 +96,9 @@ class FakeService:
         self.close()
 
     def close(self) -> None:
-        self._stopping.set()
+        # In this order: who waits for the one relies on the other.
         self._listening.remove()
+        self._stopping.set()
         for connection in self._connections:
             try:
                 connection.shutdown(socket.SHUT_RDWR)

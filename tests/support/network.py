@@ -189,6 +189,7 @@ class Person:
         name: str = "",
         input: Input = Input.FINITE,
         hub: bool = False,
+        handed: bool = False,
         takes: bool = True,
         whole: bool = False,
         heartbeat: Heartbeat = Heartbeat(),
@@ -198,7 +199,9 @@ class Person:
         self.said: list[str] = []
         self.errors: list[MySocketError] = []
         self.sink = SlowSink(whole=whole)
-        character = Character(name=name, input=input, hub=hub, takes=takes, heartbeat=heartbeat, max_message=max_message)
+        character = Character(
+            name=name, input=input, hub=hub, handed=handed, takes=takes, heartbeat=heartbeat, max_message=max_message
+        )
         self.node = Node(
             character, clock=clock, random_bytes=Random(seed).randbytes, sink=self.sink if takes else None, watcher=self
         )

@@ -397,6 +397,16 @@ def test_bytes_that_are_gone_are_told(service: Service) -> None:
         leave(program, client)
 
 
+def test_a_message_whose_rest_is_gone_is_left_out(service: Service) -> None:
+    with consumer(service) as program:
+        client = service.attached()
+        client.say(row(b"part", at=0, flags=1), {"passed": 100}, row(b"one\n", at=104))
+        assert client.hear() == {"ack": 108}
+        program.wait_line("100 bytes had gone before they could be read here")
+        leave(program, client)
+        assert program.stdout == b"one\n"
+
+
 # A service without a spool: it says one row, and ends when its stdin does. The kernel says whose process it is.
 IN_MEMORY = """
 import os, sys

@@ -207,6 +207,18 @@ def test_what_is_accepted_at_the_last_moment_is_success(place: Place, capfd: Cap
     assert capfd.readouterr() == ("", "")
 
 
+def test_who_waits_is_told_what_for(place: Place, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "SILENCE", 0.1)
+    service = FakeService(place)
+    service.full.set()
+    with service:
+        assert main(["send", "-w", "0.5", "hello"]) == 3
+        told, *rest = capfd.readouterr().err.splitlines()
+        assert told.startswith("mysocket: the service takes no more now: it has no room") and len(rest) == 1
+        assert main(["send", "--quiet", "-w", "0.3", "hello"]) == 3
+        assert "takes no more" not in capfd.readouterr().err
+
+
 def test_a_service_that_hangs_is_given_up(place: Place, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "LAST_WORD", 0.1)
     with FakeService(place, on_line=lambda line, count: b""):
