@@ -1,4 +1,4 @@
-"""The control socket of a service: who may talk, and which question goes where.
+"""The control socket of a service: who may talk, how much, and how long. What is asked and answered is in questions.py.
 
 Rules
 
@@ -13,34 +13,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mysocket.control.outcomes import Outcomes
 from mysocket.control.places import peer
-from mysocket.control.protocol import (
-    REQUEST_SIZE,
-    Greeting,
-    Line,
-    LineReader,
-    Malformed,
-    Refused,
-    check_name,
-    decode,
-    encode,
-    error_line,
-    number,
-)
+from mysocket.control.protocol import Line, LineReader, Malformed, decode, encode, error_line
+from mysocket.control.questions import Client, Desk, answer
 from mysocket.control.taking import Floor, Taking
 from mysocket.control.turns import Turns
 from mysocket.control.viewing import Viewing
 from mysocket.errors import FAILED, USAGE, MySocketError
-from mysocket.spool.disk_inbox import DiskInbox
-from mysocket.spool.inbox import Feed
 
 #: Connections at a time; more are told so.
 MAX_CLIENTS = 256
@@ -54,31 +39,6 @@ QUESTION_TIME = 30.0
 LONG_LINE, LINE_TIME, LONG_LINES = 64 * 1024, 30.0, 4
 #: Clients for whom rows of the inbox are fetched at a time.
 FETCHING = 4
-ONLY_SENDS = "this service only sends (--send-only): nothing comes in"
-
-
-class Desk(Interface):
-    """The service, as its clients see it."""
-
-    outcomes: Outcomes
-    #: What comes in; None: it takes nothing from its peers.
-    feed: Feed | None
-    #: Bytes of the longest message.
-    max_message: int
-
-    @property
-    def no_input(self) -> str | None:
-        """Why it takes nothing from its clients to send, if it does not."""
-
-    @property
-    def greeting(self) -> Greeting:
-        """Who the service is."""
-
-    def status(self, done: Callable[[Line], None]) -> None:
-        """Find out how the service is."""
-
-    def stop(self) -> None:
-        """Leave."""
 
 
 class Due(NamedTuple):
@@ -108,7 +68,11 @@ class ControlProtocol(Protocol):
         self._timer: IDelayedCall | None = None
         self.taking: Taking | None = None
         self.viewing: Viewing | None = None
-        self._pid = 0
+        self.pid = 0
+
+    @property
+    def house(self) -> ControlFactory:
+        return self.factory
 
     # The connection -------------------------------------------------------------------------------------------------------------
 
@@ -116,14 +80,14 @@ class ControlProtocol(Protocol):
         transport: Any = self.transport
         transport.registerProducer(self, True)
         who = peer(transport.getHandle())
-        self._pid = who.pid
+        self.pid = who.pid
         if who.uid != os.geteuid():
             self.end(f"this service belongs to user {os.geteuid()}, and takes nobody else's word (you are {who.uid})", USAGE)
         elif len(self.factory.clients) >= MAX_CLIENTS:
             self.end(f"{MAX_CLIENTS} other clients are connected; try again when some have gone")
         else:
             self.factory.clients.add(self)
-            self._say(self.factory.desk.greeting.line())
+            self.say(self.factory.desk.greeting.line())
             self.settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -160,7 +124,7 @@ class ControlProtocol(Protocol):
         if not self._ending:
             self._ending = True
             self._leave()
-            self._say(error_line(text, status))
+            self.say(error_line(text, status))
             self._close()
 
     def let_go(self) -> None:
@@ -176,7 +140,7 @@ class ControlProtocol(Protocol):
         # What is not read by then stays unread.
         self._expect(Due(READ_TIME, ""))
 
-    def _say(self, line: Line) -> None:
+    def say(self, line: Line) -> None:
         transport: Any = self.transport
         transport.write(encode(line))
 
@@ -272,13 +236,13 @@ class ControlProtocol(Protocol):
         self._answer()
 
     def _answer(self) -> None:
-        def answer() -> None:
+        def hear() -> None:
             while self._hears and (line := self._reader.take()) is not None:
                 self._hear(decode(line))
             if self.taking is not None:
                 self.taking.go_on()
 
-        self._try(answer)
+        self._try(hear)
 
     @property
     def _hears(self) -> bool:
@@ -299,9 +263,9 @@ class ControlProtocol(Protocol):
         """The own stream has come further, or has room."""
         self._answer()
 
-    def _tell(self, line: Line) -> None:
+    def tell(self, line: Line) -> None:
         """A request has come further."""
-        self._say(line)
+        self.say(line)
         self.settle()
 
     def _hear(self, line: Line) -> None:
@@ -310,134 +274,20 @@ class ControlProtocol(Protocol):
         elif self.viewing is not None:
             self.viewing.hear(line)
         else:
-            question = line.get("do")
-            answer = QUESTIONS.get(question) if isinstance(question, str) else None
-            if answer is None:
-                raise Malformed("a question that is not known here")
             self._asked = True
             answer(self, line)
 
-    def _later(self) -> Callable[[Line], None]:
+    def later(self) -> Callable[[Line], None]:
         """The answer comes later; the next question waits for it."""
         self._busy = True
 
         def answered(line: Line) -> None:
             if not self._ending:
                 self._busy = False
-                self._say(line)
+                self.say(line)
                 self._answer()
 
         return answered
-
-    def _status(self, line: Line) -> None:
-        answer = self._later()
-        self.factory.desk.status(lambda found: answer({"status": found}))
-
-    def _stop(self, line: Line) -> None:
-        self._say({"stopping": True})
-        self.factory.desk.stop()
-
-    def _send(self, line: Line) -> None:
-        id, outcomes = line.get("id"), self.factory.desk.outcomes
-        try:
-            key = bytes.fromhex(id) if isinstance(id, str) else b""
-        except ValueError:
-            key = b""
-        if len(key) != REQUEST_SIZE:
-            raise Malformed(f"a send without an id of {REQUEST_SIZE} bytes in hexadecimal")
-        if (why := self.factory.desk.no_input) is not None:
-            raise Refused(why, USAGE)
-        before = self.factory.taken.get(key)
-        if before is not None:
-            before.end("the request goes on on another connection")
-        self.factory.taken[key] = self
-        self.taking = Taking(key, outcomes, self.factory.floor, self.factory.desk.max_message, self._tell)
-
-    def _attach(self, line: Line) -> None:
-        feed, name, begin = self.factory.desk.feed, line.get("as"), line.get("from")
-        if begin not in (None, "oldest", "now") or not isinstance(name, str | None):
-            raise Malformed("an attach with a name or a beginning that is none")
-        if feed is None:
-            raise Refused(ONLY_SENDS, USAGE)
-        if name is None:
-            position = feed.begin if begin == "oldest" else feed.end
-        else:
-            inbox, name = self._inbox(), _name(line)
-            other = self.factory.attached.get(name)
-            if other is not None:
-                raise Refused(f"consumer {name} is attached already, by process {other._pid}; give another --as NAME")
-            position = inbox.join(name, now=begin == "now").position
-            self.factory.attached[name] = self
-        self.viewing = Viewing(feed, name, position, turns=self.factory.fetching, say=self._say, end=self.end)
-        about: Line = {"attached": name, "position": position, "begin": feed.begin, "end": feed.end}
-        self._say(about | {"durable": isinstance(feed, DiskInbox)})
-        self.viewing.go_on()
-
-    def _ack(self, line: Line) -> None:
-        inbox, name, position = self._inbox(), _name(line), number(line, "position")
-        consumer = inbox.consumers.get(name)
-        if consumer is None:
-            raise Refused(f"there is no consumer {name} here{_known(inbox)}")
-        if position > inbox.end:
-            raise Refused(f"position {position} is behind the end of the inbox, {inbox.end}", USAGE)
-        answer = self._later()
-        if position <= consumer.position:
-            inbox.acknowledge(name, position, lambda: answer({"acked": consumer.position}))
-            return
-
-        def checked(is_boundary: bool) -> None:
-            if not is_boundary:
-                self.end(f"position {position} is not where a message ends: give the position of one", USAGE)
-            elif name not in inbox.consumers:
-                self.end(f"consumer {name} was forgotten")
-            else:
-                inbox.acknowledge(name, position, lambda: answer({"acked": position}))
-
-        inbox.check(position, checked)
-
-    def _forget(self, line: Line) -> None:
-        inbox, name = self._inbox(), _name(line)
-        if name not in inbox.consumers:
-            raise Refused(f"there is no consumer {name} here{_known(inbox)}")
-        attached = self.factory.attached.get(name)
-        if attached is not None:
-            attached.end(f"consumer {name} was forgotten")
-        answer = self._later()
-        inbox.forget(name, lambda: answer({"forgotten": name}))
-
-    def _inbox(self) -> DiskInbox:
-        feed = self.factory.desk.feed
-        if feed is None:
-            raise Refused(ONLY_SENDS, USAGE)
-        if not isinstance(feed, DiskInbox):
-            why = "it was started without --spool" if self.factory.desk.greeting.spool is None else "it was started with --output"
-            hint = "mysocket attach, without --recv-only and --as, shows what passes"
-            raise Refused(f"this service keeps no inbox: {why}. So it has no consumers; {hint}", USAGE)
-        return feed
-
-
-def _name(line: Line) -> str:
-    name = line.get("as")
-    try:
-        return check_name(name if isinstance(name, str) else "")
-    except ValueError as problem:
-        raise Refused(str(problem), USAGE) from None
-
-
-def _known(inbox: DiskInbox) -> str:
-    known = ", ".join(sorted(inbox.consumers)[:20])
-    return f"; known are {known}" if known else "; there are none yet"
-
-
-#: What can be asked.
-QUESTIONS: dict[str, Callable[[ControlProtocol, Line], None]] = {
-    "ack": ControlProtocol._ack,
-    "attach": ControlProtocol._attach,
-    "forget": ControlProtocol._forget,
-    "send": ControlProtocol._send,
-    "status": ControlProtocol._status,
-    "stop": ControlProtocol._stop,
-}
 
 
 class ControlFactory(Factory):
@@ -450,8 +300,8 @@ class ControlFactory(Factory):
         self.clock = clock
         self.clients: set[ControlProtocol] = set()
         #: By the id of the request, and by the name of the consumer.
-        self.taken: dict[bytes, ControlProtocol] = {}
-        self.attached: dict[str, ControlProtocol] = {}
+        self.taken: dict[bytes, Client] = {}
+        self.attached: dict[str, Client] = {}
         self._again = self._going_on = False
         self.floor = Floor()
         self.floor.held.on_room = self.progress
@@ -482,7 +332,7 @@ class ControlFactory(Factory):
     def pid_of(self, name: str) -> int | None:
         """The process that is attached as that consumer."""
         client = self.attached.get(name)
-        return client._pid if client is not None else None
+        return client.pid if client is not None else None
 
     def close(self) -> None:
         """Let everybody go: what is not answered yet, the next service that runs here answers."""

@@ -81,7 +81,7 @@ class OwnStream:
 
 
 class ServiceDesk:
-    """The :class:`~mysocket.control.server.Desk` of a service, and its :class:`~mysocket.services.linked.Reception`.
+    """The :class:`~mysocket.control.questions.Desk` of a service, and its :class:`~mysocket.services.linked.Reception`.
 
     :param random_bytes: ``os.urandom``.
     """
