@@ -123,7 +123,10 @@ class _Sending:
                 break
             # It takes its spool before it listens, and leaves it after it has ceased to.
             if time.monotonic() >= deadline:
-                raise ServiceHidden(text, pid=held.pid, directory=path)
+                hidden = ServiceHidden(text, pid=held.pid, directory=path)
+                if self._wait is None:
+                    raise hidden
+                raise Unsent("Nothing of it is accepted", why=f"{hidden} (-w {self._wait:g})", status=TIME_LIMIT)
             time.sleep(PAUSE)
         if held is not None and held.role not in SHORT:
             raise SpoolLocked(directory=path, pid=held.pid, role=held.role)

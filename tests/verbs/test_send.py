@@ -586,14 +586,18 @@ def test_a_spool_that_a_session_holds(empty: Path, capfd: Capture) -> None:
     assert f"is in use by process {os.getpid()} (session)" in capfd.readouterr().err
 
 
-def test_a_service_that_cannot_be_reached(empty: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "status"), [([], 1), (["-w", "0.1"], 3)])
+def test_a_service_that_cannot_be_reached(
+    empty: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, limit: list[str], status: int
+) -> None:
     monkeypatch.setattr(send, "PATIENCE", 0.2)
     held = open_directory(str(empty), role="service", create=True, known=FILES)
     try:
-        assert main(["send", "--spool", str(empty), "hello"]) == 1
+        assert main(["send", "--spool", str(empty), *limit, "hello"]) == status
     finally:
         held.close()
     err = capfd.readouterr().err
+    assert ("Nothing of it is accepted" in err) == (status == 3)
     assert f"A service (process {os.getpid()}) holds the spool" in err and "control: it does not exist" in err
     assert os.listdir(empty) == ["lock"]
 
