@@ -62,7 +62,7 @@ def run(settings: Settings, closed: set[int]) -> int:
     from twisted.internet import reactor as installed
 
     from mysocket.ends.progress import ProgressLine
-    from mysocket.service import make_service, use_monotonic_time, watch_hangup
+    from mysocket.service import SignalWaker, make_service, use_monotonic_time, watch_hangup
     from mysocket.watch import Voice
 
     if 1 in closed and not settings.send_only and settings.output is None:
@@ -92,6 +92,7 @@ def run(settings: Settings, closed: set[int]) -> int:
         reactor.stop()
 
     def start() -> None:
+        reactor.addReader(SignalWaker())
         signal.signal(signal.SIGINT, lambda *_: reactor.callFromThread(service.watch.interrupt))
         signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(service.watch.terminate))
         watch_hangup(reactor, service)

@@ -10,12 +10,16 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
@@ -201,6 +205,32 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         wall=time.time,
         random_bytes=os.urandom,
     )
+
+
+@implementer(IReadDescriptor)
+class SignalWaker:
+    """Wakes the reactor when a signal has come: one that does not install its own handlers has no other waker.
+
+    Python runs the handler of a signal between two of its own instructions. If the signal comes right before the reactor begins
+    to wait, or to another thread, that would be after the wait only; the byte which the C code writes to this pipe ends it.
+    """
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def doRead(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends."""
+
+    def logPrefix(self) -> str:
+        return "signals"
 
 
 def watch_hangup(reactor: Any, service: EndpointService) -> None:

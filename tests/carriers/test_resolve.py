@@ -231,3 +231,11 @@ def test_an_interrupt_ends_a_program_whose_look_up_hangs(arguments: tuple[str, .
         program.wait_line(BEGUN)
         program.kill(signal.SIGINT)
         assert program.wait() == 130
+
+
+def test_an_interrupt_that_another_thread_gets_ends_it_as_well() -> None:
+    """So does one that comes right before the reactor begins to wait: in both cases the wait is not interrupted."""
+    wait = "time.sleep(0.3); signal.pthread_kill(threading.get_ident(), signal.SIGINT); threading.Event().wait()"
+    script = HANGING.replace("threading.Event().wait()", wait).replace("import os,", "import os, signal, time,")
+    with Program([sys.executable, "-c", script, "--peer", "nowhere.example:9"], stdin=PIPE) as program:
+        assert program.wait() == 130

@@ -179,7 +179,7 @@ def test_watch_shows_that_the_service_is_gone(service: Service) -> None:
         program.wait_text("linked        with hub")
         service.stop()
         program.wait_text("no service    ")
-        program.wait_text(r"Looking again\S*\s+every second")
+        program.wait_text(r"Looking\S*\s+again\S*\s+every\S*\s+second")
         program.type("\x03")
         program.wait_status(1)
 
