@@ -65,7 +65,7 @@ def run(settings: Settings, closed: set[int]) -> int:
     from mysocket.service import SignalWaker, make_service, use_monotonic_time, watch_hangup
     from mysocket.watch import Voice
 
-    if 1 in closed and not settings.send_only and settings.output is None:
+    if 1 in closed and not settings.send_only and settings.output_file is None:
         raise CannotOpen("it is closed; redirect it, or give --output FILE or --send-only", where="stdout")
     reactor: Any = installed
     use_monotonic_time(reactor)

@@ -25,7 +25,6 @@ from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MySocketError
-from mysocket.options import STANDARD
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
@@ -173,7 +172,7 @@ def _ends(
         stdin=stdin,
         # Plain bytes have no messages: they go out as they come.
         cut="stream" if settings.raw and not settings.udp else settings.cut,
-        output=None if settings.output == STANDARD else settings.output,
+        output=settings.output_file,
         durable_output=spool.output if spool is not None else None,
         style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
         max_message=settings.max_message,
@@ -188,7 +187,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         return None
     from mysocket.spool.opening import open_spool
 
-    output = None if settings.output == STANDARD else settings.output
+    output = settings.output_file
     if output is not None and os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
         output = None  # a device or a pipe cannot be cut back
     return open_spool(
@@ -235,7 +234,7 @@ class SignalWaker:
 
 def watch_hangup(reactor: Any, service: EndpointService) -> None:
     """SIGHUP opens the output file anew; without one it ends the process, as ever."""
-    if service.settings.output not in (None, STANDARD):
+    if service.settings.output_file is not None:
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(service.reopen_output))
 
 

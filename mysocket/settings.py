@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mysocket.errors import UsageError
-from mysocket.options import EXCLUSIVE, FLAG, MAX_SPOOL, OPTIONS, REPEAT, Cut
+from mysocket.options import EXCLUSIVE, FLAG, MAX_SPOOL, OPTIONS, REPEAT, STANDARD, Cut
 from mysocket.values import bracketed, is_endpoint, port_number, split_host_port
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Settings:
     accept_loss: bool
     verbose: bool
     quiet: bool
+
+    @property
+    def output_file(self) -> str | None:
+        """The file to write to, or None: stdout, or what else receives without one."""
+        return None if self.output == STANDARD else self.output
 
 
 def _listener(text: str) -> str:

@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mysocket.control.outcomes import Outcome, Outcomes
-from mysocket.control.protocol import WINDOW, Line, Malformed, read_piece
+from mysocket.control.protocol import WINDOW, Line, Malformed, Refused, read_piece
 from mysocket.control.turns import Held, Turns
 from mysocket.core.batch import Flag, Kind, Piece
-from mysocket.errors import MessageTooLong
 
 #: Bytes that are held for all clients, about, but for the message of the one that holds the floor.
 HELD = 2 * 1024 * 1024
@@ -72,7 +71,7 @@ class Taking:
         """A line of the client; when all that came with it are heard, :meth:`go_on` is called.
 
         :raises Malformed: it breaks a rule.
-        :raises MessageTooLong: a message is larger than the limit.
+        :raises Refused: a message is larger than the limit.
         """
         if "piece" in line:
             self._piece(read_piece(line))
@@ -110,7 +109,10 @@ class Taking:
             # As the receiver counts, which takes no longer ones: without the delimiter.
             rest = piece.payload.find(_end_of(piece)) if piece.kind is Kind.LINES and not more else size
             if self._size + (rest if rest >= 0 else size) > self._limit:
-                raise MessageTooLong(limit=self._limit, position=self.received - size - self._size)
+                raise Refused(
+                    f"a message is larger than --max-message ({self._limit} bytes) of this service, and is not taken; start it, "
+                    "and its peer, with a larger one"
+                )
         self._parts.append(piece)
         self._size += size
         self._floor.held.change(size + PIECE_COST)

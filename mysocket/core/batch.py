@@ -191,6 +191,15 @@ class WholeCutter:
         return [Piece(Kind.BLOB, 0, tail)] if tail else []
 
 
+def cutter(cut: str) -> Cutter:
+    """The cutter for ``lines``, ``null``, ``stream`` or ``whole``."""
+    if cut == "stream":
+        return ChunkCutter()
+    if cut == "whole":
+        return WholeCutter()
+    return LineCutter(b"\0" if cut == "null" else b"\n")
+
+
 class Assembler:
     """Puts the parts of long messages together again: batches in, blocks of whole messages out.
 

@@ -12,7 +12,7 @@ from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mysocket.core.batch import MAX_PAYLOAD, ChunkCutter, Cutter, LineCutter, Piece, WholeCutter
+from mysocket.core.batch import MAX_PAYLOAD, Cutter, Piece
 from mysocket.ends.descriptors import Private, What
 from mysocket.errors import MySocketError
 
@@ -35,15 +35,6 @@ class Taker(Interface):
 
     def end_input(self, *, wanted: bool = True) -> None:
         """There will be no more."""
-
-
-def cutter(cut: str) -> Cutter:
-    """The cutter for ``lines``, ``null``, ``stream`` or ``whole``."""
-    if cut == "stream":
-        return ChunkCutter()
-    if cut == "whole":
-        return WholeCutter()
-    return LineCutter(b"\0" if cut == "null" else b"\n")
 
 
 @implementer(IReadDescriptor)

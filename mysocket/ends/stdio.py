@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
-from mysocket.core.batch import Bytes
+from mysocket.core.batch import Bytes, cutter
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer, what
 from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, Output, PlainFormat
-from mysocket.ends.source import DescriptorSource, Taker, cutter
+from mysocket.ends.source import DescriptorSource, Taker
 from mysocket.errors import CannotOpen, MySocketError
 
 STDIN, STDOUT = 0, 1

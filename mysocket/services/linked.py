@@ -300,13 +300,8 @@ class LinkService(EndpointService):
             )
 
     def close_storage(self) -> Deferred[None]:
-        closed = self._close_spool()
-        return closed if self.reception is None else closed.addCallback(lambda _: self._let_go(self.reception))
-
-    @staticmethod
-    def _let_go(reception: Reception | None) -> None:
-        if reception is not None:
-            reception.leave()
+        closed, reception = self._close_spool(), self.reception
+        return closed if reception is None else closed.addCallback(lambda _: reception.leave())
 
     def _close_spool(self) -> Deferred[None]:
         closed: Deferred[None] = Deferred()

@@ -5,25 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
 
-from mysocket.core.batch import MAX_PAYLOAD, ChunkCutter, Cutter, LineCutter, Piece, WholeCutter
+from mysocket.core.batch import MAX_PAYLOAD, Piece, cutter
 from mysocket.errors import MySocketError, UsageError
+from mysocket.options import Cut
 
 STDIN = 0
 #: The least that is read at once, in bytes, however much of a message is held back.
 LEAST_READ = 4096
-
-Cut = Literal["lines", "null", "stream", "whole"]
-
-
-def cutter(cut: Cut) -> Cutter:
-    """What cuts an input."""
-    if cut == "stream":
-        return ChunkCutter()
-    if cut == "whole":
-        return WholeCutter()
-    return LineCutter(b"\0" if cut == "null" else b"\n")
 
 
 def text_pieces(words: tuple[str, ...], cut: Cut) -> list[Piece]:

@@ -20,8 +20,8 @@ from mysocket.control.request import Request
 from mysocket.control.sender import Input, Sender
 from mysocket.core.batch import Flag, Piece
 from mysocket.errors import INTERRUPTED, TIME_LIMIT, MySocketError, NoService, ServiceHidden, SpoolLocked, Unsent, UsageError
-from mysocket.options import MAX_SPOOL
-from mysocket.verbs.pieces import STDIN, Cut, Nothing, Stdin, interrupts, text_pieces
+from mysocket.options import MAX_SPOOL, Cut
+from mysocket.verbs.pieces import STDIN, Nothing, Stdin, interrupts, text_pieces
 
 STDERR = 2
 #: Bytes that are appended to a spool at once, about; a message is not divided.

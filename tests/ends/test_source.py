@@ -18,10 +18,10 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, Piece
+from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, Piece, cutter
 from mysocket.ends import source as sources
 from mysocket.ends.descriptors import Private, What, what
-from mysocket.ends.source import DescriptorSource, cutter
+from mysocket.ends.source import DescriptorSource
 from mysocket.errors import MySocketError
 
 reactor: Any = installed

@@ -12,9 +12,8 @@ import pytest_twisted
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 
-from mysocket.core.batch import Flag, Kind, Piece
+from mysocket.core.batch import Flag, Kind, Piece, cutter
 from mysocket.ends.descriptors import What, what
-from mysocket.ends.source import cutter
 from mysocket.ends.terminal import TerminalSource, own_terminal
 
 reactor: Any = installed

@@ -299,9 +299,10 @@ def test_wherever_stdout_goes(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_closed_stdout_is_refused_before_anything_is_lost_in_it(tmp_path: Path) -> None:
-    with mysocket("-p", 0, "--recv-only", stdout=CLOSED) as receiver:
-        receiver.wait_status(2)
-        assert "stdout" in receiver.stderr_text
+    for options in ((), ("--output", "-")):
+        with mysocket("-p", 0, "--recv-only", *options, stdout=CLOSED) as receiver:
+            receiver.wait_status(2)
+            assert "stdout" in receiver.stderr_text
     with mysocket("-p", 0, "--recv-only", "--output", tmp_path / "copy", stdout=CLOSED) as receiver:
         port = receiver.listening_port()
         with mysocket("--peer", f"127.0.0.1:{port}", stdin=b"a line\n", stdout=CLOSED) as sender:
