@@ -309,6 +309,8 @@ def assert_left_well(yard: Yard, service: Service) -> None:
 def test_leaving(yard: Yard, how: str) -> None:
     here, there = two(yard)
     attached = yard.mysocket("attach", "--recv-only", "--as", "a", *here.where)
+    # One that has not found the service yet would look for it once, and leave.
+    wait_until(lambda: here.status()["inbox"]["consumers"], "it does not attach", 30, attached)
     sender = yard.mysocket("send", *here.where, stdin=PIPE)
     for number in range(50):
         sender.write(b"%d\n" % number)
