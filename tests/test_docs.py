@@ -24,7 +24,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "NEWS.md", *sorted((ROOT / "docs").glob(
 NODE, STREAM = bytes(range(16)), bytes(range(16, 32))
 GRANTED = 8 * 1024**2
 PLACE = bytes(range(32, 40))
-HELLO = wire.Hello(node=NODE, stream=STREAM, name="a", durable=True, input=wire.Input.FINITE, place=PLACE)
+HELLO = wire.Hello(node=NODE, stream=STREAM, name="a", durable=True, input=wire.Input.FINITE, place=PLACE, files=True)
 LINE = Batch(0, Kind.LINES, 0, chain(b"hi\n", 0), b"hi\n")
 END = Batch(3, Kind.END, 0, chain(b"\x04", LINE.checksum), b"\x04")
 GOLDEN: dict[str, wire.Frame] = {

@@ -40,6 +40,8 @@ class Kind(IntEnum):
     BLOB = 2
     #: The input that was being sent has ended here. One byte of payload, so that it has a position and is acknowledged.
     END = 3
+    #: A chunk of a file (transfer.py).
+    FILE = 4
 
 
 class Flag(IntFlag):
@@ -57,6 +59,8 @@ class Flag(IntFlag):
 
 #: The payload of an END.
 END_PAYLOAD = b"\x04"
+#: The first byte of a chunk behind which nothing more of its file comes (transfer.py).
+FILE_ENDS = (b"\x03", b"\x04")
 KNOWN_FLAGS = int(Flag.MORE | Flag.NUL | Flag.UNTERMINATED | Flag.CHUNK)
 
 
@@ -303,6 +307,8 @@ def count(batch: Batch) -> int:
     """How many messages end in a batch. For people, when a link has ended; never on the way of the data."""
     if batch.kind == Kind.END or batch.flags & Flag.MORE:
         return 0
+    if batch.kind == Kind.FILE:
+        return int(bytes(batch.payload[:1]) in FILE_ENDS)
     if batch.kind == Kind.BLOB:
         return 1
     return bytes(batch.payload).count(_delimiter(batch.flags)) + bool(batch.flags & Flag.UNTERMINATED)

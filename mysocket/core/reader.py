@@ -195,6 +195,7 @@ def _decode_hello(body: bytes) -> Hello:
         max_frame=max_frame,
         input=kind,
         takes=_field(fields, "takes", bool, True),
+        files=_field(fields, "files", bool, False),
         place=_id(fields, "place", PLACE_SIZE) if "place" in fields else b"",
     )
 

@@ -84,7 +84,8 @@ class Input(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who one is. ``max_frame`` is the largest payload of a batch one takes, in bytes; ``takes`` is false with --send-only.
+    """Who one is. ``max_frame`` is the largest payload of a batch one takes, in bytes; ``takes`` is false with --send-only,
+    ``files`` is true with --download-dir.
 
     ``place`` is the same for every spool that is ever made in the same directory of the same host: with another node id in it, a
     spool was lost there. Nothing if the node is not durable.
@@ -99,6 +100,7 @@ class Hello:
     input: Input = Input.OPEN
     takes: bool = True
     place: bytes = b""
+    files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +221,6 @@ def _hello_body(hello: Hello) -> bytes:
     }
     if hello.place:
         fields["place"] = hello.place.hex()
+    if hello.files:
+        fields["files"] = True
     return json.dumps(fields, separators=(",", ":")).encode()
