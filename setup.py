@@ -7,7 +7,7 @@ here = Path(__file__).parent
 version = search(r'__version__ = "([^"]+)"', (here / "mysocket/_version.py").read_text(encoding="utf-8"))
 assert version, "mysocket/_version.py names no version"
 
-TEST = ["pytest>=8", "pytest-twisted>=1.14", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-twisted>=1.14", "hypothesis>=6.100", "pyte>=0.8"]
 
 setup(
     name="mysocket",
@@ -34,7 +34,7 @@ setup(
     ],
     keywords="netcat message delivery exactly-once twisted tcp udp",
     python_requires=">=3.11",
-    install_requires=["twisted>=24.10", "lmdb>=1.4", "xxhash>=3.4"],
+    install_requires=["twisted>=24.10", "lmdb>=1.4", "xxhash>=3.4", "prompt_toolkit>=3.0.43", "wcwidth>=0.7"],
     extras_require={"test": TEST, "dev": [*TEST, "coverage", "tox"]},
     # find_packages misses twisted.plugins, which has no __init__.py and must not have one.
     packages=[*find_packages(include=["mysocket", "mysocket.*"]), "twisted.plugins"],

@@ -104,6 +104,8 @@ OPTIONS: tuple[Option, ...] = (
            help="write one JSON object per message received"),
     Option("timestamps", "T", None, FLAG, False, bool, field="timestamps", group=HOW,
            help="write the local time (RFC 3339) before each line received"),
+    Option("plain-terminal", None, None, FLAG, False, bool, field="plain_terminal", group=HOW,
+           help="at a terminal, leave editing to the kernel: no prompt, marks, status line or commands"),
     Option("max-message", None, "SIZE", VALUE, 16 * 1024**2, parse_size, field="max_message", group=HOW,
            help="largest message put together where whole ones are needed (JSON, a terminal, many senders); default 16M"),
 

@@ -30,6 +30,7 @@ from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
+    from mysocket.screen.session import Session
     from mysocket.spool.disk import DiskSpool
 
 
@@ -46,15 +47,39 @@ def make_service(
     closed: set[int],
     banner: Callable[[str], None],
     progress: ProgressLine | None = None,
+    session: Session | None = None,
 ) -> EndpointService:
     """The service of the console script, on this process's stdin and stdout.
 
     :param closed: those of the descriptors 0 to 2 that were closed when the program started.
+    :param session: the person at the terminal, instead of plain ends.
     :raises MySocketError: an end cannot be opened.
     """
     stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
     spool = _open_spool(settings, reactor, "session")
+    if session is not None:
+        return _attend(session, _compose(settings, reactor, voice, session, spool=spool))
     return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
+
+
+def make_session(settings: Settings, reactor: Any) -> Session:
+    """The person at this process's terminal."""
+    from mysocket.screen.session import Session
+
+    return Session(reactor, max_message=settings.max_message, full_time=settings.timestamps, output=settings.output_file)
+
+
+def _attend(session: Session, service: EndpointService) -> EndpointService:
+    """Let the screen see the service."""
+    from mysocket.services.facts import Glance
+    from mysocket.services.linked import LinkService
+
+    assert isinstance(service, LinkService)
+    session.facts = Glance(service)
+    session.changed = service.watch.changed
+    session.interrupt = service.watch.interrupt
+    service.node.on_change = lambda link: session.prompt.refresh()
+    return service
 
 
 def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:

@@ -40,6 +40,7 @@ class Settings:
     output: str | None
     json: bool
     timestamps: bool
+    plain_terminal: bool
     wait: float | None
     linger: float | None
     keep_open: bool

@@ -12,7 +12,6 @@ A transfer is a file that goes over a stream, in chunks. Rules
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
@@ -22,6 +21,8 @@ from mysocket.core.batch import MAX_PAYLOAD, Bytes, Kind, Piece
 from mysocket.errors import RemoteProtocolError
 
 _HEAD = Struct(">B16sQ")
+#: Bytes of a chunk before its body.
+HEAD_SIZE = _HEAD.size
 #: Bytes of a file in one chunk, at most: whole pages, and with its head it fits into a batch.
 CHUNK = (MAX_PAYLOAD - _HEAD.size) // 4096 * 4096
 #: Bytes of a name or a reason, at most.
@@ -102,7 +103,10 @@ def safe_name(text: str) -> str:
 
 def split_name(name: str) -> tuple[str, str]:
     """The stem of a name, and its extension with the dot; ``.tar.gz`` and the like are one extension."""
-    stem, extension = os.path.splitext(name)
+    stem, dot, extension = name.rpartition(".")
+    if not stem:
+        return name, ""
+    extension = dot + extension
     if stem.endswith(".tar") and stem != ".tar":
         stem, extension = stem[:-4], ".tar" + extension
     return stem, extension

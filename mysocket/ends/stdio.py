@@ -186,6 +186,9 @@ class Ends:
             self._source = DescriptorSource(self._reactor, self._private_input, pieces, taker, failed=failed, ended=at_end)
         self._source.start()
 
+    def acknowledged(self, position: int) -> None:
+        """The peer has all of the input before ``position``; nobody here wants to know."""
+
     def stop_input(self) -> None:
         """Take no more input."""
         if self._source is not None:

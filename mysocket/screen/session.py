@@ -1,0 +1,249 @@
+"""A person's session: what is typed goes to the link, what arrives is shown, and every own message has its mark.
+
+Rules
+
+1. What was typed is kept until somebody takes it, from the first key on: before the first peer has come, too.
+2. An own message is shown above, once and for good, when the peer has acknowledged it. Until then it stands below what has arrived.
+   What is still waiting when the session ends is shown with the mark that says so.
+3. A received message counts as written when the terminal has taken its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from mysocket.core.batch import Batch, LineCutter, Piece, WholeCutter, split
+from mysocket.core.wire import Input
+from mysocket.ends.descriptors import Private, What, Writer
+from mysocket.ends.sink import Origin
+from mysocket.ends.source import Taker
+from mysocket.ends.stdio import STDOUT, Ends
+from mysocket.errors import MySocketError
+from mysocket.screen.commands import HELP, Command, Unknown, file_name, meaning
+from mysocket.screen.history import history_path, open_history
+from mysocket.screen.lines import COLOURS, NO_COLOURS, WAITING, Lines
+from mysocket.screen.own import Message, Waiting
+from mysocket.screen.prompt import Line, Prompt
+from mysocket.screen.status import Facts, clip, fitted, invitation, parts, report
+
+#: Own messages that are listed while they wait.
+LISTED = 5
+WELCOME = "Enter message to send. All messages received will be shown above. Type EXIT to end the program, /help for more."
+
+
+def pieces(text: str) -> list[Piece]:
+    """A message as pieces of a stream. Several lines are one message: a BLOB, which ends with a line as others do."""
+    data = text.encode("utf-8", "surrogateescape") + b"\n"
+    if "\n" not in text:
+        return LineCutter().feed(data)
+    cutter = WholeCutter()
+    return [*cutter.feed(data), *cutter.finish()]
+
+
+class ScreenSink:
+    """A link's sink: lines above the prompt. Whole messages only, so that none is torn."""
+
+    whole = True
+    room = sys.maxsize
+    #: What is on the screen stays there when this process dies.
+    repeats = True
+
+    def __init__(self, session: Session, max_message: int) -> None:
+        self._session = session
+        self._max_message = max_message
+
+    def write(self, block: Batch, origin: Origin) -> None:
+        name = (origin.peer.name if origin.peer is not None else "") or origin.peer_text
+        position, now = block.end, time.time()
+        lines = self._session.lines
+        text = "".join(lines.received(message.payload, name, now) for message in split(block, self._max_message))
+        self._session.prompt.show(text, lambda: origin.written(position))
+
+    def agreed(self, *, cut: bool) -> None:
+        """What is shown cannot be taken back."""
+
+
+class Session(Ends):
+    """The ends of a process at whose terminal a person sits.
+
+    :param facts: how things stand.
+    :param interrupt: called when the person wants to leave without waiting.
+    """
+
+    def __init__(
+        self, reactor: Any, *, max_message: int, full_time: bool = False, output: str | None = None, **rest: Any
+    ) -> None:
+        super().__init__(reactor, stdin=What.TERMINAL, max_message=max_message, output=output, **rest)
+        self.facts: Callable[[], Facts] = Facts
+        self.interrupt: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None
+        self.send_file: Callable[[str], None] | None = None
+        self.transfers: Callable[[int], Sequence[Line]] = lambda width: ()
+        environ = os.environ
+        self.lines = Lines(NO_COLOURS if environ.get("NO_COLOR") else COLOURS, full_time=full_time)
+        history, problem = open_history(history_path(environ))
+        self._history_problem = problem
+        self._private = Private(STDOUT, os.O_RDWR)
+        self._screen = Writer(reactor, self._private, "the terminal", self._failed)
+        self.prompt = Prompt(reactor, self._screen, STDOUT, self, history, environ)
+        self._max = max_message
+        self._waiting = Waiting()
+        self._taker: Taker | None = None
+        self._on_end: Callable[[], None] = lambda: None
+        self._on_failure: Callable[[MySocketError], None] = lambda error: None
+        self._ending = self._over = False
+
+    def _failed(self, error: MySocketError) -> None:
+        self._on_failure(error)
+
+    # Ends -----------------------------------------------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        self.note(WELCOME)
+        if self._history_problem:
+            self.note(f"no history is kept: {self._history_problem}")
+
+    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> Any:
+        self._on_failure = failed
+        if self._output is not None:
+            return super().sink(failed=failed, shared=shared, raw=raw)
+        return ScreenSink(self, self._max)
+
+    def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
+        if self._taker is not None or self.input is not Input.OPEN:
+            return
+        self._taker, self._on_end, self._on_failure = taker, ended, failed
+        taker.when_room(self._give)
+        self._give()
+
+    def acknowledged(self, position: int) -> None:
+        """The peer has all before ``position``."""
+        for message in self._waiting.acknowledged(position):
+            self.prompt.show(self.lines.own(message.text, message.at, "✓"))
+        self.prompt.refresh()
+
+    def stop_input(self) -> None:
+        self._over = True
+        self.prompt.close_input()
+
+    def close(self) -> None:
+        """The prompt goes when all has been said (:meth:`leave`)."""
+        super().close()
+        for message in self._waiting.drain():
+            self.prompt.show(self.lines.own(message.text, message.at, WAITING))
+
+    # The screen -----------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Draw it."""
+        self.prompt.start()
+
+    def note(self, text: str, *, problem: bool = False) -> None:
+        """Show a sentence of this program."""
+        self.prompt.show(self.lines.note(text, problem=problem))
+
+    def leave(self) -> Deferred[None]:
+        """Give the terminal back; fires when that is done."""
+        return Deferred.fromCoroutine(self._leave())
+
+    async def _leave(self) -> None:
+        import asyncio
+
+        await Deferred.fromFuture(asyncio.ensure_future(self.prompt.stop()))
+        self._screen.close()
+
+    # What is typed: the prompt's scene ------------------------------------------------------------------------------------------
+
+    def line(self, text: str) -> bool:
+        found = meaning(text)
+        if isinstance(found, Unknown):
+            self.note(
+                f"There is no command /{found.name}; /help lists them. //{text[1:]} would send the line as it is.", problem=True
+            )
+            return False
+        if isinstance(found, Command):
+            return self._command(found)
+        message = Message(found.text, time.time())
+        self._waiting.add(message)
+        self._give()
+        self.prompt.refresh()
+        return True
+
+    def _give(self) -> None:
+        taker = self._taker
+        for message in self._waiting.untaken():
+            if taker is None or taker.room <= 0:
+                return
+            # Before it is given: what takes it may acknowledge it at once.
+            message.position = sys.maxsize
+            message.position = taker.accept(pieces(message.text))
+        if self._ending and taker is not None and not self.input_ended:
+            self.input_ended = True
+            taker.end_input(wanted=False)
+            self._on_end()
+
+    def _command(self, command: Command) -> bool:
+        if command.name == "quit":
+            self.end()
+        elif command.name == "help":
+            self.note(HELP)
+        elif command.name == "status":
+            self.note(report(self._facts(), []))
+        elif self.send_file is not None:
+            try:
+                self.send_file(file_name(command.argument))
+            except MySocketError as problem:
+                self.note(str(problem), problem=True)
+                return False
+        return True
+
+    def end(self) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        self.prompt.close_input()
+        if self._taker is None and not len(self._waiting):
+            self.input_ended = True
+            self.changed()
+        else:
+            self._give()
+
+    def hint(self, text: str) -> None:
+        self.note(text)
+
+    # What is drawn: the prompt's scene ------------------------------------------------------------------------------------------
+
+    def _facts(self) -> Facts:
+        return replace(self.facts(), waiting=len(self._waiting), leaving=self._ending or self._over)
+
+    def waiting(self, width: int) -> Sequence[Line]:
+        lines: list[Line] = []
+        count = len(self._waiting)
+        if count > LISTED:
+            lines.append([("dim", f"{WAITING} and {count - LISTED} more before")])
+        for message in self._waiting.newest(LISTED):
+            first, _, rest = message.text.partition("\n")
+            more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
+            lines.append([("dim", f"{WAITING} "), ("", clip(_drawn(first), max(2, width - 3 - len(more))) + more)])
+        return [*lines, *self.transfers(width)]
+
+    def status(self, width: int) -> Sequence[Line]:
+        facts = self._facts()
+        lines: list[Line] = [[(part.look or "dim", part.text) for part in fitted(parts(facts), width - 1)]]
+        invited = invitation(facts, width - 1)
+        if invited:
+            lines.append([("dim", invited)])
+        return lines
+
+
+def _drawn(text: str) -> str:
+    from mysocket.ends.escape import escape
+
+    return escape(text.encode("utf-8", "surrogateescape")).decode().replace("\t", " ")
