@@ -34,7 +34,7 @@ setup(
     ],
     keywords="netcat message delivery exactly-once twisted tcp udp",
     python_requires=">=3.11",
-    install_requires=["twisted>=24.10", "lmdb>=1.4", "xxhash>=3.4", "prompt_toolkit>=3.0.43", "wcwidth>=0.7"],
+    install_requires=["twisted>=24.10", "lmdb>=1.4", "xxhash>=3.4", "prompt_toolkit>=3.0.43", "wcwidth>=0.4"],
     extras_require={"test": TEST, "dev": [*TEST, "coverage", "tox"]},
     # find_packages misses twisted.plugins, which has no __init__.py and must not have one.
     packages=[*find_packages(include=["mysocket", "mysocket.*"]), "twisted.plugins"],

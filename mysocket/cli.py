@@ -51,7 +51,7 @@ def run_verb(verb: Verb, argv: Sequence[str], closed: set[int]) -> int:
     words, options = parse_verb(verb, argv)
     if 1 in closed and verb.prints:
         raise CannotOpen("it is closed; redirect it", where="stdout")
-    if 0 in closed and verb.rest and not words:
+    if 0 in closed and verb.rest and not words and not options.get("file"):
         raise CannotOpen(f"it is closed; redirect it, or give {verb.rest}", where="stdin")
     status: int = import_module(f"mysocket.verbs.{verb.name}").run(*words, **options)
     return status
@@ -98,15 +98,13 @@ def run(settings: Settings, closed: set[int]) -> int:
     def finished(found: int) -> None:
         status.append(found)
         if session is not None:
-            session.leave().addCallback(lambda _: reactor.stop())
+            session.leave().addBoth(lambda _: reactor.stop())
         else:
             reactor.stop()
 
     def start() -> None:
         waker = SignalWaker()
         reactor.addReader(waker)
-        if session is not None:
-            reactor.callLater(0, session.start)  # only then asyncio's loop runs
         signal.signal(signal.SIGINT, lambda *_: reactor.callFromThread(service.watch.interrupt))
         signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(service.watch.terminate))
         watch_hangup(reactor, service)

@@ -86,6 +86,8 @@ class Watch:
         self.verdict: Deferred[Verdict] = Deferred()
         #: The error that ends the program, if one does.
         self.error: MySocketError | None = None
+        #: What an attempt that has failed need not say: it is seen elsewhere.
+        self.seen_elsewhere: tuple[type[MySocketError], ...] = ()
         self._subject = subject
         self._policy = policy
         self._clock = clock
@@ -114,7 +116,7 @@ class Watch:
         if self._over or self.error is not None:
             return
         text, now = str(error), self._clock.seconds()
-        if self._subject.alone_since() is None:
+        if self._subject.alone_since() is None or isinstance(error, self.seen_elsewhere):
             self.voice.detail(text)
         elif now - self._said.get(text, float("-inf")) >= SAY_AGAIN:
             self._said[text] = now

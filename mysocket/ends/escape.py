@@ -72,6 +72,27 @@ def one_line(text: str, limit: int = 128) -> str:
     return "".join(kept) + "…"
 
 
+def drawn_json(text: str) -> str:
+    """One line of JSON as it may be written to a terminal: the same value, for whoever pastes it into a program, and as readable.
+
+    What is not drawn can only be within a string of it, where ``\\uNNNN`` stands for it (RFC 8259, section 7).
+    """
+    return _NOT_PLAIN.sub(_json_run, text)
+
+
+def _json_run(match: re.Match[str]) -> str:
+    run = match[0]
+    return run if run.isprintable() else "".join(map(_json_character, run))
+
+
+def _json_character(character: str) -> str:
+    if _character(character) == character:
+        return character
+    # Beyond U+FFFF: two surrogates.
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[index : index + 2].hex()}" for index in range(0, len(units), 2))
+
+
 def _drawn(text: str) -> bytes:
     return _NOT_PLAIN.sub(_run, text).encode("utf-8")
 

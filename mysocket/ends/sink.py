@@ -11,7 +11,7 @@ from typing import Protocol as Interface
 
 from mysocket.core.batch import Batch, Bytes, Flag, Kind, split
 from mysocket.core.wire import Hello
-from mysocket.ends.escape import Escaper, escape
+from mysocket.ends.escape import Escaper, drawn_json, escape
 
 
 class Origin(Interface):
@@ -30,6 +30,32 @@ class Origin(Interface):
 
     def written(self, position: int) -> None:
         """All before ``position`` is safe."""
+
+
+class Sink(Interface):
+    """Where a link puts what it receives."""
+
+    #: Parts of long messages must be put together first.
+    whole: bool
+    #: What was written and not committed stays there when this process dies, and comes again.
+    repeats: bool
+
+    @property
+    def room(self) -> int:
+        """Bytes that it can take; what is granted to peers is not more."""
+
+    def write(self, block: Batch, origin: Origin) -> None:
+        """Take a batch, or with :attr:`whole` a block of whole messages; call ``origin.written(block.end)`` when it is safe,
+        in the order of the blocks.
+
+        :raises MessageTooLong: it holds a message that is larger than the sink puts together.
+        """
+
+    def agreed(self, *, cut: bool) -> None:
+        """A peer and this side have agreed where its stream goes on.
+
+        :param cut: the peer holds what an earlier process wrote and did not commit, so that may go; else it stays.
+        """
 
 
 class Output(Interface):
@@ -110,13 +136,15 @@ class JsonFormat:
     """One JSON object a message, one line each.
 
     :param now: the time in seconds since the epoch.
+    :param escaped: what may not reach a terminal is written as an escape of JSON.
     """
 
     whole = True
 
-    def __init__(self, max_message: int, now: Callable[[], float]) -> None:
+    def __init__(self, max_message: int, now: Callable[[], float], *, escaped: bool = False) -> None:
         self._max_message = max_message
         self._now = now
+        self._escaped = escaped
 
     def render(self, block: Batch, origin: Origin) -> Bytes:
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -134,8 +162,10 @@ class JsonFormat:
                 fields["base64"] = base64.b64encode(message.payload).decode()
             if message.position - len(message.payload) <= origin.repeats_until:
                 fields["maybe_repeat"] = True
-            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-        return "".join(lines).encode()
+            line = json.dumps(fields, ensure_ascii=False)
+            lines.append((drawn_json(line) if self._escaped else line) + "\n")
+        # A name may hold half of a surrogate pair, which is no UTF-8.
+        return "".join(lines).encode(errors="backslashreplace")
 
 
 class LineFormat:

@@ -108,6 +108,10 @@ class Ends:
             return None
         return max(0, os.fstat(STDIN).st_size - os.lseek(STDIN, 0, os.SEEK_CUR))
 
+    def write_to(self, durable_output: ReopenedOutput | None) -> None:
+        """What writes the output file, if that is not known from the beginning."""
+        self._durable_output = durable_output
+
     def greet(self) -> None:
         """Say what a person at the terminal should know."""
         if self.interactive:
@@ -157,7 +161,7 @@ class Ends:
 
     def _format(self, terminal: bool, shared: bool, raw: bool) -> Format:
         if self._style == "json":
-            return JsonFormat(self._max_message, time.time)
+            return JsonFormat(self._max_message, time.time, escaped=terminal)
         if self._style == "timestamps":
             return LineFormat(self._max_message, escaped=terminal, stamp=time.time)
         if terminal and raw:

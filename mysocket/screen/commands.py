@@ -36,14 +36,19 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A slash, and then something that is no command."""
+    """A slash, and then something that is no command.
+
+    :ivar form: how the command is written, if it is only written otherwise.
+    """
 
     name: str
+    form: str = ""
 
 
 #: The commands: what may follow each, and what each does.
 COMMANDS = {
     "send": ("FILE", "send a file"),
+    "cancel": ("", "send no more of the file that is being sent"),
     "status": ("", "how things stand"),
     "help": ("", "this"),
     "quit": ("", "leave, like EXIT and Ctrl-D"),
@@ -70,10 +75,12 @@ def meaning(text: str) -> Say | Command | Unknown:
     if text.startswith("//"):
         return Say(text[1:])
     name, _, argument = text[1:].partition(" ")
-    argument = argument.strip()
+    argument = re.sub(r"(?<!\\)\s+$", "", argument.lstrip())  # a space behind a backslash belongs to a name
     known = COMMANDS.get(name)
-    if known is None or bool(argument) != bool(known[0]):
+    if known is None:
         return Unknown(name)
+    if bool(argument) != bool(known[0]):
+        return Unknown(name, f"{name} {known[0]}".rstrip())
     return Command(name, argument)
 
 
@@ -126,7 +133,8 @@ def _files(argument: str) -> list[Completion]:
             tail = "/" if entry.is_dir() else ""
         except OSError:
             tail = ""
-        path = os.path.join(directory, entry.name) + tail
+        # A name that begins so is not somebody's home.
+        path = os.path.join(directory or "." * entry.name.startswith("~"), entry.name) + tail
         found.append(Completion(_escaped(path), entry.name + tail, len(argument)))
         if len(found) == MAX_LISTED:
             break

@@ -25,7 +25,10 @@ def command(settings: Settings, ports: Sequence[int], address: str) -> str | Non
         return f"mysocket{extra} --peer {shlex.quote(_host_port(address, port))}" if port is not None else None
     theirs = split_host_port(peer)[1]
     if port is None:
-        return f"mysocket{extra} -p {theirs} --allow {shlex.quote(address)}"
+        # Who only listens lets this machine's own processes in anyway. --allow takes no names.
+        if address == "localhost":
+            return f"mysocket{extra} -p {theirs}"
+        return f"mysocket{extra} -p {theirs} --allow {shlex.quote(address)}" if plain_address(address) is not None else None
     return f"mysocket{extra} {theirs} {shlex.quote(address)} {port}"
 
 

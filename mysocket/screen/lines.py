@@ -10,9 +10,11 @@ Rules
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from textwrap import wrap
 
 from mysocket.ends.escape import escape, one_line
 
@@ -71,11 +73,18 @@ class Lines:
         shown = escape(text.encode("utf-8", "surrogateescape")).decode("utf-8", "backslashreplace")
         return self._line(f"{look.mark if mark == ACKNOWLEDGED else look.dim}{mark}{look.off} ", shown, at)
 
-    def note(self, text: str, *, problem: bool = False) -> str:
-        """A sentence of this program, which may have several lines."""
+    def note(self, text: str, width: int = 80, *, problem: bool = False) -> str:
+        """A sentence of this program, wrapped between words; it may have several lines.
+
+        It may name what others have named: it is escaped too.
+        """
         look = self._palette
         on = look.problem if problem else look.dim
-        return "".join(f"{on}{line}{look.off}\n" for line in text.split("\n"))
+        wrapped = (
+            wrap(one_line(line, sys.maxsize), max(20, width), break_long_words=False, break_on_hyphens=False) or [""]
+            for line in text.split("\n")
+        )
+        return "".join(f"{on}{line}{look.off}\n" for lines in wrapped for line in lines)
 
     def _line(self, before: str, text: str, at: float) -> str:
         look, time = self._palette, self._local(at)

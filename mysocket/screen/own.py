@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 
 @dataclass(slots=True)
@@ -11,48 +13,54 @@ class Message:
     """What was typed.
 
     :ivar at: when, in seconds since the epoch.
-    :ivar position: where the own stream stands behind it; None: nobody has taken it yet.
+    :ivar position: where the own stream stands behind it, once somebody has taken it.
     """
 
     text: str
     at: float
-    position: int | None = None
+    position: int = sys.maxsize
 
 
 class Waiting:
-    """Messages that are not acknowledged, in the order in which they were typed."""
+    """Messages that are not acknowledged, in the order in which they were typed: first those that were taken, then the others."""
 
     def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
+        self._taken: deque[Message] = deque()
+        self._untaken: deque[Message] = deque()
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._taken) + len(self._untaken)
+
+    @property
+    def untaken(self) -> int:
+        """How many nobody has taken yet."""
+        return len(self._untaken)
 
     def add(self, message: Message) -> None:
         """It was typed."""
-        self._messages.append(message)
+        self._untaken.append(message)
 
-    def untaken(self) -> list[Message]:
-        """Those that nobody has taken yet."""
-        return [message for message in self._messages if message.position is None]
+    def take(self) -> Message:
+        """The first that nobody has taken; from here on it is taken. Its position is to be set when it is known."""
+        message = self._untaken.popleft()
+        self._taken.append(message)
+        return message
 
     def acknowledged(self, position: int) -> list[Message]:
         """The peer has all before ``position``: the messages that leave with that."""
         gone = []
-        while self._messages:
-            first = self._messages[0].position
-            if first is None or first > position:
-                break
-            gone.append(self._messages.popleft())
+        while self._taken and self._taken[0].position <= position:
+            gone.append(self._taken.popleft())
         return gone
 
     def newest(self, count: int) -> list[Message]:
         """The last ``count`` of them."""
-        start = max(0, len(self._messages) - count)
-        return [self._messages[index] for index in range(start, len(self._messages))]
+        late = [*islice(reversed(self._untaken), count)]
+        return [*reversed([*late, *islice(reversed(self._taken), count - len(late))])]
 
     def drain(self) -> list[Message]:
         """All of them; nothing more is known of them."""
-        gone = list(self._messages)
-        self._messages.clear()
+        gone = [*self._taken, *self._untaken]
+        self._taken.clear()
+        self._untaken.clear()
         return gone

@@ -4,8 +4,9 @@ Rules
 
 1. Nothing here ever waits for the terminal. What is drawn goes to a :class:`~mysocket.ends.descriptors.Writer`, whole drawings at
    a time; what it has not taken yet holds back further lines from above, and with them the peer.
-2. Lines from above come in batches: at most FRAMES a second, each drawn once with the prompt below it. So a flood costs a drawing
-   per batch and not per line, and a key is never behind more than one of them.
+2. Lines from above come in batches, each drawn once with the prompt below it: FRAMES a second, or as many as the terminal takes
+   while more of them wait. They are made when they are drawn. So a flood costs a drawing per batch and not per line, and a key is
+   never behind more than one of them.
 3. Names of prompt_toolkit that begin with an underscore are not used.
 """
 
@@ -19,8 +20,9 @@ import struct
 import sys
 import termios
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any, TextIO, TypeVar, cast
 from typing import Protocol as Interface
 
@@ -35,6 +37,7 @@ from prompt_toolkit.history import History
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, Dimension, FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -43,13 +46,16 @@ from twisted.internet.interfaces import IDelayedCall
 from wcwidth import grapheme_boundary_before, iter_graphemes
 
 from mysocket.ends.descriptors import Writer
+from mysocket.ends.escape import one_line
 from mysocket.screen.commands import complete
 
 STDIN = 0
 PROMPT = "> "
-#: Drawings of lines from above, at most, a second; and characters in one of them, about.
+#: Drawings of lines from above a second, while they do not pile up; and characters in one of them, about.
 FRAMES = 30
 BATCH = 64 * 1024
+#: Seconds that the end waits for a terminal that takes nothing.
+PATIENCE = 1.0
 #: Seconds between two drawings of the status line.
 TICK = 1.0
 
@@ -60,6 +66,16 @@ STYLE = Style.from_dict({
     "prompt": "bold",
 })  # fmt: skip
 PLAIN_STYLE = Style.from_dict({"dim": "", "good": "", "bad": "bold", "prompt": "bold"})
+
+#: Format characters (Unicode 16, category Cf, but ZWNJ and ZWJ) and separators: what is pasted may hold them, and a terminal
+#: obeys them. prompt_toolkit itself only knows the controls.
+_FORMAT = (
+    (0xAD, 0xAD), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD), (0x70F, 0x70F), (0x890, 0x891), (0x8E2, 0x8E2),
+    (0x180E, 0x180E), (0x200B, 0x200B), (0x200E, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0xFEFF, 0xFEFF),
+    (0xFFF9, 0xFFFB), (0x110BD, 0x110BD), (0x110CD, 0x110CD), (0x13430, 0x1343F), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+    (0xE0001, 0xE0001), (0xE0020, 0xE007F),
+)  # fmt: skip
+Char.display_mappings.update({chr(code): one_line(chr(code)) for first, last in _FORMAT for code in range(first, last + 1)})
 
 _Pressed = TypeVar("_Pressed", bound=Callable[[KeyPressEvent], None])
 
@@ -137,13 +153,16 @@ class Prompt:
         self._output = Vt100_Output(
             cast(TextIO, self._canvas), lambda: terminal_size(fd), term=term, default_color_depth=depth, enable_cpr=False
         )
-        self._above: deque[tuple[str, Callable[[], None]]] = deque()
+        self._above: deque[tuple[Iterator[str], Callable[[], None]]] = deque()
         self._done: list[Callable[[], None]] = []
         self._next_frame: IDelayedCall | None = None
         self._last_frame = float("-inf")
+        self._crowded = False  # more lines wait than one drawing takes
         self._tick: IDelayedCall | None = None
         self._interrupted = False  # Ctrl-C was the key before
-        self._open = False  # for what is typed
+        self._open = self._stopped = False  # for what is typed
+        self._between: Sequence[Line] = ()
+        self._below: Sequence[Line] = ()
         self._task: asyncio.Task[None] | None = None
         self.buffer = Buffer(
             multiline=True, history=history, completer=_Commands(), complete_while_typing=False, accept_handler=self._accept
@@ -156,7 +175,7 @@ class Prompt:
     def _application(self, style: Style) -> Application[None]:
         search = SearchToolbar()
         typed = Window(
-            BufferControl(self.buffer, search_buffer_control=search.control),
+            BufferControl(self.buffer, search_buffer_control=search.control, preview_search=True),
             height=lambda: Dimension(min=1, max=max(1, self.size.rows // 2)),
             get_line_prefix=self._prefix,
             wrap_lines=True,
@@ -165,13 +184,15 @@ class Prompt:
         accepts = Condition(lambda: self._open)
         layout = HSplit(
             [
-                self._part(lambda: self._scene.waiting(self.size.columns)),
+                self._part(lambda: self._between),
                 ConditionalContainer(typed, accepts),
                 CompletionsToolbar(),
                 search,
-                self._part(lambda: self._scene.status(self.size.columns)),
+                self._part(lambda: self._below),
             ]
         )
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8")  # what is drawn is UTF-8 too, whatever the locale says
         app: Application[None] = Application(
             Layout(layout),
             style=style,
@@ -182,8 +203,14 @@ class Prompt:
             terminal_size_polling_interval=None,
         )
         app.ttimeoutlen = 0.1
+        app.before_render += lambda _: self._look()
         app.after_render += lambda _: self._push()
         return app
+
+    def _look(self) -> None:
+        """Ask the scene, once for a drawing."""
+        width = self.size.columns
+        self._between, self._below = self._scene.waiting(width), self._scene.status(width)
 
     def _part(self, lines: Callable[[], Sequence[Line]]) -> ConditionalContainer:
         def text() -> StyleAndTextTuples:
@@ -297,9 +324,9 @@ class Prompt:
         """Rows and columns."""
         return terminal_size(self._fd)
 
-    def show(self, text: str, done: Callable[[], None] = lambda: None) -> None:
+    def show(self, lines: Iterable[str], done: Callable[[], None] = lambda: None) -> None:
         """Show whole lines above the prompt; ``done`` is called when the terminal has them."""
-        self._above.append((text, done))
+        self._above.append((iter(lines), done))
         self._schedule()
 
     def refresh(self) -> None:
@@ -309,7 +336,7 @@ class Prompt:
     def _schedule(self) -> None:
         if self._next_frame is None and self._task is not None:
             delay = max(0.0, self._last_frame + 1 / FRAMES - self._reactor.seconds())
-            self._next_frame = self._reactor.callLater(delay, self._frame)
+            self._next_frame = self._reactor.callLater(0 if self._crowded else delay, self._frame)
 
     def _frame(self) -> None:
         self._next_frame = None
@@ -322,13 +349,19 @@ class Prompt:
 
     def _write_above(self, most: int) -> None:
         size = 0
-        lines = []
+        drawn = []
         while self._above and size < most:
-            text, done = self._above.popleft()
-            lines.append(text)
-            self._done.append(done)
-            size += len(text)
-        self._output.write_raw("".join(lines).replace("\n", "\r\n"))
+            lines, done = self._above[0]
+            for line in lines:
+                drawn.append(line)
+                size += len(line)
+                if size >= most:
+                    break
+            else:
+                self._above.popleft()
+                self._done.append(done)
+        self._crowded = bool(self._above)
+        self._output.write_raw("".join(drawn).replace("\n", "\r\n"))
         self._output.flush()
 
     def _push(self) -> None:
@@ -355,10 +388,12 @@ class Prompt:
 
     def start(self) -> None:
         """Draw, and read keys. The reactor is an asyncio one, and runs."""
+        if self._stopped:
+            return
         self._open = True
+        self._write_above(BATCH)
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._tick = self._reactor.callLater(TICK, self._ticked)
-        self._schedule()
 
     async def _run(self) -> None:
         try:
@@ -368,6 +403,7 @@ class Prompt:
 
     async def stop(self) -> None:
         """Show what is left to be shown, and give the terminal back as it was."""
+        self._stopped = True
         for call in (self._next_frame, self._tick):
             if call is not None and call.active():
                 call.cancel()
@@ -377,6 +413,10 @@ class Prompt:
             await self._task
         self._write_above(sys.maxsize)
         self._push()
+        written = asyncio.get_running_loop().create_future()
+        self._writer.write(b"", lambda: None if written.done() else written.set_result(None))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(written, PATIENCE)
 
 
 class _Commands(Completer):

@@ -3,8 +3,8 @@
 Rules
 
 1. What was typed is kept until somebody takes it, from the first key on: before the first peer has come, too.
-2. An own message is shown above, once and for good, when the peer has acknowledged it. Until then it stands below what has arrived.
-   What is still waiting when the session ends is shown with the mark that says so.
+2. An own message is shown above, once and for good, when the peer has acknowledged it. Until then it stands below what has
+   arrived. What is still waiting when the session ends is shown with the mark that says so.
 3. A received message counts as written when the terminal has taken its bytes.
 """
 
@@ -22,20 +22,22 @@ from twisted.internet.defer import Deferred
 from mysocket.core.batch import Batch, LineCutter, Piece, WholeCutter, split
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer
+from mysocket.ends.escape import escape, one_line
 from mysocket.ends.sink import Origin
 from mysocket.ends.source import Taker
 from mysocket.ends.stdio import STDOUT, Ends
 from mysocket.errors import MySocketError
 from mysocket.screen.commands import HELP, Command, Unknown, file_name, meaning
 from mysocket.screen.history import history_path, open_history
-from mysocket.screen.lines import COLOURS, NO_COLOURS, WAITING, Lines
+from mysocket.screen.lines import ACKNOWLEDGED, COLOURS, NO_COLOURS, WAITING, Lines
 from mysocket.screen.own import Message, Waiting
 from mysocket.screen.prompt import Line, Prompt
 from mysocket.screen.status import Facts, clip, fitted, invitation, parts, report
+from mysocket.screen.transfers import Transfers
 
 #: Own messages that are listed while they wait.
 LISTED = 5
-WELCOME = "Enter message to send. All messages received will be shown above. Type EXIT to end the program, /help for more."
+WELCOME = "Enter message to send. All messages received will be shown above. Type EXIT to end the program, /help to know more."
 
 
 def pieces(text: str) -> list[Piece]:
@@ -62,9 +64,14 @@ class ScreenSink:
     def write(self, block: Batch, origin: Origin) -> None:
         name = (origin.peer.name if origin.peer is not None else "") or origin.peer_text
         position, now = block.end, time.time()
-        lines = self._session.lines
-        text = "".join(lines.received(message.payload, name, now) for message in split(block, self._max_message))
-        self._session.prompt.show(text, lambda: origin.written(position))
+        received = self._session.lines.received
+        messages = split(block, self._max_message)
+        if len(block.payload) > self._max_message:
+            # One of them may be too long: that must be known now, not when it is drawn.
+            messages = iter(list(messages))
+        self._session.prompt.show(
+            (received(message.payload, name, now) for message in messages), lambda: origin.written(position)
+        )
 
     def agreed(self, *, cut: bool) -> None:
         """What is shown cannot be taken back."""
@@ -84,8 +91,7 @@ class Session(Ends):
         self.facts: Callable[[], Facts] = Facts
         self.interrupt: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
-        self.send_file: Callable[[str], None] | None = None
-        self.transfers: Callable[[int], Sequence[Line]] = lambda width: ()
+        self.transfers = Transfers(reactor.seconds, self._file_arrived, lambda: self.prompt.refresh())
         environ = os.environ
         self.lines = Lines(NO_COLOURS if environ.get("NO_COLOR") else COLOURS, full_time=full_time)
         history, problem = open_history(history_path(environ))
@@ -106,6 +112,9 @@ class Session(Ends):
     # Ends -----------------------------------------------------------------------------------------------------------------------
 
     def greet(self) -> None:
+        # A call later asyncio's loop runs. And not before there is something to read above the prompt: tmux pushes a prompt that
+        # stood at the very top of its window into the scrollback when it is erased.
+        self._reactor.callLater(0, self.prompt.start)
         self.note(WELCOME)
         if self._history_problem:
             self.note(f"no history is kept: {self._history_problem}")
@@ -126,7 +135,7 @@ class Session(Ends):
     def acknowledged(self, position: int) -> None:
         """The peer has all before ``position``."""
         for message in self._waiting.acknowledged(position):
-            self.prompt.show(self.lines.own(message.text, message.at, "✓"))
+            self.prompt.show([self.lines.own(message.text, message.at, ACKNOWLEDGED)])
         self.prompt.refresh()
 
     def stop_input(self) -> None:
@@ -136,18 +145,17 @@ class Session(Ends):
     def close(self) -> None:
         """The prompt goes when all has been said (:meth:`leave`)."""
         super().close()
+        untaken = self._waiting.untaken
+        if untaken:
+            self.note(f"not delivered: {untaken} message{'s' * (untaken != 1)}; nobody has come for what was typed", problem=True)
         for message in self._waiting.drain():
-            self.prompt.show(self.lines.own(message.text, message.at, WAITING))
+            self.prompt.show([self.lines.own(message.text, message.at, WAITING)])
 
     # The screen -----------------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Draw it."""
-        self.prompt.start()
-
     def note(self, text: str, *, problem: bool = False) -> None:
         """Show a sentence of this program."""
-        self.prompt.show(self.lines.note(text, problem=problem))
+        self.prompt.show([self.lines.note(text, self.prompt.size.columns, problem=problem)])
 
     def leave(self) -> Deferred[None]:
         """Give the terminal back; fires when that is done."""
@@ -164,9 +172,8 @@ class Session(Ends):
     def line(self, text: str) -> bool:
         found = meaning(text)
         if isinstance(found, Unknown):
-            self.note(
-                f"There is no command /{found.name}; /help lists them. //{text[1:]} would send the line as it is.", problem=True
-            )
+            problem = f"Write /{found.form}" if found.form else f"There is no command /{found.name}; /help lists them"
+            self.note(f"{problem}. //{text[1:]} would send the line as it is.", problem=True)
             return False
         if isinstance(found, Command):
             return self._command(found)
@@ -178,11 +185,10 @@ class Session(Ends):
 
     def _give(self) -> None:
         taker = self._taker
-        for message in self._waiting.untaken():
+        while self._waiting.untaken:
             if taker is None or taker.room <= 0:
                 return
-            # Before it is given: what takes it may acknowledge it at once.
-            message.position = sys.maxsize
+            message = self._waiting.take()
             message.position = taker.accept(pieces(message.text))
         if self._ending and taker is not None and not self.input_ended:
             self.input_ended = True
@@ -195,14 +201,20 @@ class Session(Ends):
         elif command.name == "help":
             self.note(HELP)
         elif command.name == "status":
-            self.note(report(self._facts(), []))
-        elif self.send_file is not None:
+            self.note(report(self._facts(), self.transfers.lines(self.prompt.size.columns)))
+        elif command.name == "cancel":
+            name = self.transfers.cancel()
+            self.note(f"cancelled: {one_line(name)}" if name else "no file is being sent")
+        else:
             try:
-                self.send_file(file_name(command.argument))
+                self.transfers.send(file_name(command.argument))
             except MySocketError as problem:
                 self.note(str(problem), problem=True)
                 return False
         return True
+
+    def _file_arrived(self, text: str) -> None:
+        self.prompt.show([self.lines.own(f"/send {text}", time.time(), ACKNOWLEDGED)])
 
     def end(self) -> None:
         if self._ending:
@@ -232,7 +244,7 @@ class Session(Ends):
             first, _, rest = message.text.partition("\n")
             more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
             lines.append([("dim", f"{WAITING} "), ("", clip(_drawn(first), max(2, width - 3 - len(more))) + more)])
-        return [*lines, *self.transfers(width)]
+        return [*lines, *([("", line)] for line in self.transfers.lines(width - 1))]
 
     def status(self, width: int) -> Sequence[Line]:
         facts = self._facts()
@@ -244,6 +256,4 @@ class Session(Ends):
 
 
 def _drawn(text: str) -> str:
-    from mysocket.ends.escape import escape
-
     return escape(text.encode("utf-8", "surrogateescape")).decode().replace("\t", " ")

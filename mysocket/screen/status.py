@@ -10,8 +10,6 @@ from wcwidth import wcswidth
 from mysocket.ends.escape import one_line
 from mysocket.ends.progress import size_text
 
-#: Seconds of silence that are worth a word; before that the connection is simply up.
-QUIET = 5.0
 SEPARATOR = " · "
 
 
@@ -20,6 +18,7 @@ class Facts:
     """How things stand.
 
     :ivar peer: what to call the peer: its name when it has said one, else what was dialled; empty where anybody may come.
+    :ivar host: the other machine, where that is known.
     :ivar listening: where this side listens, for people.
     :ivar linked: a connection is up.
     :ivar met: one was up before.
@@ -38,6 +37,7 @@ class Facts:
     """
 
     peer: str = ""
+    host: str = ""
     listening: str = ""
     linked: bool = False
     met: bool = False
@@ -68,10 +68,11 @@ def parts(facts: Facts) -> list[Part]:
     found = [Part(one_line(facts.peer, 40) if facts.peer else "anybody"), _link(facts)]
     if facts.waiting or facts.waiting_bytes:
         found.append(Part(waiting_text(facts), "bad"))
-    if facts.linked and facts.heard is not None and facts.heard >= QUIET:
-        found.append(Part(f"last heard {span(facts.heard)} ago"))
+    if facts.linked and facts.heard is not None:
+        found.append(Part(f"last heard {ago(facts.heard)}"))
     if facts.leaving:
-        found.append(Part("leaving when that is delivered; Ctrl-C leaves without", "bad"))
+        waits = facts.waiting or facts.waiting_bytes
+        found.append(Part("leaving when that is delivered; Ctrl-C leaves without" if waits else "leaving", "bad"))
     return found
 
 
@@ -123,8 +124,7 @@ def invitation(facts: Facts, width: int) -> str:
     """The line below: what to type on the other machine, as long as nobody has come from there."""
     if facts.command is None or facts.linked or facts.met or facts.leaving:
         return ""
-    where = f"on {one_line(facts.peer, 40)}" if facts.peer else "on the other machine"
-    line = f"{where}: {facts.command}"
+    line = f"on {one_line(facts.host, 40) or 'the other machine'}, run: {facts.command}"
     # A command that is cut is worse than none.
     return line if len(line) <= width else facts.command if len(facts.command) <= width else ""
 
@@ -137,11 +137,16 @@ def span(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
+def ago(seconds: float) -> str:
+    """The same, of the past."""
+    return "just now" if seconds < 2 else f"{span(seconds)} ago"
+
+
 def report(facts: Facts, transfers: Sequence[str]) -> str:
     """The answer to ``/status``: a few lines."""
     trip = f", round trip {facts.round_trip * 1000:.1f} ms" if facts.round_trip is not None else ""
-    heard = f", last heard {span(facts.heard)} ago" if facts.heard is not None else ""
-    lines = [f"{facts.peer or 'anybody'}: {_link(facts).text}{heard}{trip}"]
+    heard = f", last heard {ago(facts.heard)}" if facts.heard is not None else ""
+    lines = [f"{one_line(facts.peer, 40) or 'anybody'}: {_link(facts).text}{heard}{trip}"]
     if facts.listening:
         lines.append(f"listening on {facts.listening}")
     if facts.linked:
@@ -153,5 +158,5 @@ def report(facts: Facts, transfers: Sequence[str]) -> str:
         lines.append("everything sent has arrived")
     lines += transfers
     if facts.command is not None and not facts.linked:
-        lines.append(f"on the other machine: {facts.command}")
+        lines.append(f"on {one_line(facts.host, 40) or 'the other machine'}, run: {facts.command}")
     return "\n".join(lines)

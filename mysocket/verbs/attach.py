@@ -48,7 +48,7 @@ def run(
         undo.callback(stdout.close)
         acknowledge = ack != "none"
         if not recv_only:
-            form = Json(ascii_only=stdout.terminal) if json else _lines(stdout, timestamps, named=True)
+            form = Json(escaped=stdout.terminal) if json else _lines(stdout, timestamps, named=True)
             inbox = Inbox(consumer, begin or (None if consumer else "now"), acknowledge=acknowledge)
             return talk(connection, inbox, form, stdout, signals)
         inbox = Inbox(consumer or DEFAULT, begin, acknowledge=acknowledge)
@@ -58,7 +58,7 @@ def run(
 
 def _form(stdout: Stdout, *, json: bool, timestamps: bool) -> Form:
     if json:
-        return Json(ascii_only=stdout.terminal)
+        return Json(escaped=stdout.terminal)
     return _lines(stdout, timestamps) if timestamps or stdout.terminal else Plain()
 
 

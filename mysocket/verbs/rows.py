@@ -21,7 +21,7 @@ from typing import Protocol as Interface
 from mysocket.control.protocol import Line, Malformed, number, read_piece
 from mysocket.core.batch import Assembler, Batch, Bytes, split
 from mysocket.core.wire import Hello
-from mysocket.ends.escape import one_line
+from mysocket.ends.escape import drawn_json, one_line
 from mysocket.ends.sink import LineFormat, PlainFormat
 
 #: The latest time a row can name, in seconds since the epoch: the end of the year 9998, in every time zone a time of this era.
@@ -136,11 +136,11 @@ class Plain:
 class Json:
     """One object a message, one a line.
 
-    :param ascii_only: for a terminal, which could obey some of the other characters.
+    :param escaped: what may not reach a terminal is written as an escape of JSON.
     """
 
-    def __init__(self, *, ascii_only: bool) -> None:
-        self._ascii_only = ascii_only
+    def __init__(self, *, escaped: bool) -> None:
+        self._escaped = escaped
 
     def render(self, row: Row) -> Bytes:
         time = datetime.fromtimestamp(row.time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -158,8 +158,8 @@ class Json:
                 fields["text"] = message.payload.decode()
             except UnicodeDecodeError:
                 fields["base64"] = base64.b64encode(message.payload).decode()
-            text = json.dumps(fields, ensure_ascii=self._ascii_only)
-            lines.append((text.replace("\x7f", "\\u007f") if self._ascii_only else text) + "\n")
+            line = json.dumps(fields, ensure_ascii=False)
+            lines.append((drawn_json(line) if self._escaped else line) + "\n")
         return "".join(lines).encode(errors="backslashreplace")
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import lmdb
 
 from mysocket.core.batch import Assembler, Batch, Flag, Kind, Message, chain, count, split
-from mysocket.ends.escape import escape, one_line
+from mysocket.ends.escape import drawn_json, escape, one_line
 from mysocket.errors import FAILED, CannotOpen, OutputFailed, UsageError
 from mysocket.spool import inbox as inboxes
 from mysocket.spool.committer import COUNTED
@@ -55,7 +55,7 @@ def run(directory: str, *, messages: bool, inbox: bool, json: bool) -> int:
     terminal = os.isatty(STDOUT)
     seen = _read(directory, _look)
     if messages or inbox:
-        form = partial(_message_json, ascii_only=terminal) if json else partial(_message_text, terminal=terminal)
+        form = partial(_message_json, terminal=terminal) if json else partial(_message_text, terminal=terminal)
         return _print(map(form, _messages(_kept(directory, seen) if inbox else _batches(directory, seen.state))))
     size, number = seen.state.end - seen.state.retired, None
     if size <= COUNTED:
@@ -186,13 +186,14 @@ def _messages(batches: Iterable[Batch]) -> Iterator[Message]:
 # Writing ------------------------------------------------------------------------------------------------------------------------
 
 
-def _message_json(message: Message, *, ascii_only: bool) -> bytes:
+def _message_json(message: Message, *, terminal: bool) -> bytes:
     fields: dict[str, object] = {"position": message.position}
     try:
         fields["text"] = message.payload.decode()
     except UnicodeDecodeError:
         fields["base64"] = base64.b64encode(message.payload).decode()
-    return jsons.dumps(fields, ensure_ascii=ascii_only).encode() + b"\n"
+    line = jsons.dumps(fields, ensure_ascii=False)
+    return (drawn_json(line) if terminal else line).encode() + b"\n"
 
 
 def _message_text(message: Message, *, terminal: bool) -> bytes:
@@ -230,7 +231,8 @@ def _status_json(seen: Seen, messages: int | None) -> bytes:
         ],
         "inbox": _inbox_json(seen.inbox),
     }
-    return jsons.dumps(fields).encode() + b"\n"
+    # DEL is the one ASCII character that JSON takes as it is, and a terminal does not.
+    return drawn_json(jsons.dumps(fields)).encode() + b"\n"
 
 
 def _inbox_json(inbox: InboxState) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from mysocket.control.client import Connection, find
+from mysocket.ends.escape import drawn_json
 from mysocket.errors import FAILED, INTERRUPTED, OK, MySocketError, NoAnswer
 from mysocket.verbs.health import Row, healthy, rows, wrapped
 from mysocket.verbs.waiting import STDOUT, Signals, Stdout, Stopped
@@ -69,7 +70,8 @@ def _health(status: object) -> int:
 
 
 def _object(status: object) -> bytes:
-    return jsons.dumps(status).encode() + b"\n"
+    # DEL is the one ASCII character that JSON takes as it is, and a terminal does not.
+    return drawn_json(jsons.dumps(status)).encode() + b"\n"
 
 
 def _text(screen: list[Row]) -> bytes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mysocket.ends.escape import Escaper, escape, one_line
+from mysocket.ends.escape import Escaper, drawn_json, escape, one_line
 
 BIDI = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C]
 NEVER = {*range(0x20), 0x7F, *range(0x80, 0xA0), *BIDI, 0x2028, 0x2029, 0xFEFF} - {0x09, 0x0A}
@@ -177,3 +178,31 @@ def test_one_line_takes_lone_surrogates(text: str) -> None:
 )
 def test_one_line_shortens_between_escapes(text: str, limit: int, shown: str) -> None:
     assert one_line(text, limit) == shown
+
+
+# JSON on a terminal -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_character_in_json_is_drawn_or_an_escape_and_stays_what_it_is() -> None:
+    for code in range(0x110000):
+        line = json.dumps(chr(code), ensure_ascii=False)
+        shown = drawn_json(line)
+        assert json.loads(shown) == chr(code)
+        assert escape(shown.encode()) == shown.encode()
+        if shown != line:
+            character = chr(code).encode("utf-8", "surrogatepass")
+            assert shown.isascii() and escape(character) != character, "only what is not drawn is escaped"
+
+
+@given(st.dictionaries(st.text(), st.text() | NASTY.map(lambda data: data.decode("latin-1")) | st.floats(allow_nan=False)))
+def test_json_on_a_terminal_is_the_same_object_on_one_line(fields: dict[str, object]) -> None:
+    for ascii_only in (False, True):
+        shown = drawn_json(json.dumps(fields, ensure_ascii=ascii_only))
+        assert json.loads(shown) == fields
+        assert "\n" not in shown
+        assert_harmless(shown.encode())
+
+
+def test_json_on_a_terminal_stays_readable() -> None:
+    assert drawn_json('"grüße, 漢字 👩‍👩‍👧 \\u001b[31m"') == '"grüße, 漢字 👩‍👩‍👧 \\u001b[31m"'
+    assert drawn_json('"\x7f \x9b \u202e \U000e0001"') == '"\\u007f \\u009b \\u202e \\udb40\\udc01"'

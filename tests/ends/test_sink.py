@@ -133,6 +133,17 @@ def test_json_messages_are_one_line_each_whatever_is_in_them() -> None:
     assert (first["text"], first["position"], second["text"], second["position"]) == ("a\nb", 4, "c\n", 7)
 
 
+def test_json_on_a_terminal_holds_nothing_that_it_obeys() -> None:
+    data = "\x7f \x9b31m \u202ebidi\u2069 \ufeff \ue000 grüße 漢字"
+    sender = Sender(name="a\x9b\u202eb\ud800")
+    format = JsonFormat(LIMIT, lambda: NOW, escaped=True)
+    found = bytes(format.render(lines(data.encode() + b"\n"), sender))
+    assert escape(found) == found and "grüße 漢字".encode() in found
+    assert json.loads(found)["text"] == data and json.loads(found)["peer"] == sender.peer.name
+    [piped] = objects((lines(data.encode() + b"\n"), sender))
+    assert (piped["text"], piped["peer"]) == (data, sender.peer.name)
+
+
 def test_json_marks_what_an_earlier_process_may_have_written() -> None:
     sender = Sender()
     sender.repeats_until = 12

@@ -133,7 +133,7 @@ def test_both_directions_survive_a_kill_of_both(tmp_path: Path) -> None:
 
 
 def test_a_person_with_a_spool_leaves_with_one_interrupt(tmp_path: Path) -> None:
-    with at_terminal("--peer", f"127.0.0.1:{free_port()}", "--spool", tmp_path / "a") as person:
+    with at_terminal("--plain-terminal", "--peer", f"127.0.0.1:{free_port()}", "--spool", tmp_path / "a") as person:
         person.wait_text("Type EXIT")
         person.type("hello\n")
         spool = tmp_path / "a" / "spool.mdb"

@@ -587,12 +587,15 @@ def test_linger_bounds_the_wait_for_the_peer() -> None:
         assert two.running()
 
 
-# At a terminal
+# At a terminal whose lines the kernel edits; the screen has tests of its own (test_screen.py)
 
 
 def test_a_conversation_at_two_terminals_and_exit_ends_each() -> None:
     here, there = free_port(), free_port()
-    with at_terminal(here, "localhost", there) as one, at_terminal(there, "localhost", here) as two:
+    with (
+        at_terminal("--plain-terminal", here, "localhost", there) as one,
+        at_terminal("--plain-terminal", there, "localhost", here) as two,
+    ):
         acquaint(one, two)
         for terminal in (one, two):
             terminal.wait_text(re.escape(BANNER))
@@ -611,7 +614,7 @@ def test_a_conversation_at_two_terminals_and_exit_ends_each() -> None:
 def test_exit_at_a_terminal_and_a_peer_without_input() -> None:
     here, there = free_port(), free_port()
     with (
-        at_terminal(here, "127.0.0.1", there) as person,
+        at_terminal("--plain-terminal", here, "127.0.0.1", there) as person,
         mysocket(there, "127.0.0.1", here, stdin=DEVNULL) as listener,
     ):
         acquaint(person, listener)
@@ -624,7 +627,7 @@ def test_exit_at_a_terminal_and_a_peer_without_input() -> None:
 def test_control_d_is_like_exit() -> None:
     here, there = free_port(), free_port()
     with (
-        at_terminal(here, "127.0.0.1", there) as person,
+        at_terminal("--plain-terminal", here, "127.0.0.1", there) as person,
         mysocket(there, "127.0.0.1", here, stdin=DEVNULL) as listener,
     ):
         acquaint(person, listener)
@@ -636,7 +639,7 @@ def test_control_d_is_like_exit() -> None:
 
 
 def test_control_c_at_a_terminal() -> None:
-    with at_terminal(port := free_port(), "127.0.0.1", port) as person:
+    with at_terminal("--plain-terminal", port := free_port(), "127.0.0.1", port) as person:
         person.wait_text(LINKED)
         person.type("\x03")
         person.wait_status(130)
@@ -644,7 +647,7 @@ def test_control_c_at_a_terminal() -> None:
 
 def test_it_talks_to_itself_at_a_terminal() -> None:
     port = free_port()
-    with at_terminal(port, "localhost", port) as person:
+    with at_terminal("--plain-terminal", port, "localhost", port) as person:
         person.wait_text(LINKED)
         person.type("anybody there?\n")
         person.wait_text(r"anybody there\?\n(.*\n)*?.*anybody there\?\n")  # the echo, then the message
@@ -664,7 +667,7 @@ HOSTILE = b"\x1b[2J\x1b]0;title\x07red\r\x08\x7f \xc2\x9b31m \xe2\x80\xae\xe2\x8
 def test_control_characters_are_shown_escaped_on_a_terminal() -> None:
     here, there = free_port(), free_port()
     with (
-        at_terminal(here, "127.0.0.1", there, stderr_apart=True) as person,
+        at_terminal("--plain-terminal", here, "127.0.0.1", there, stderr_apart=True) as person,
         mysocket(there, "127.0.0.1", here) as sender,
     ):
         acquaint(person, sender)
@@ -685,7 +688,7 @@ def test_control_characters_are_exact_in_a_pipe() -> None:
 
 
 def test_the_terminal_is_as_it_was_afterwards() -> None:
-    with at_terminal(port := free_port(), "127.0.0.1", port) as person:
+    with at_terminal("--plain-terminal", port := free_port(), "127.0.0.1", port) as person:
         person.wait_text(re.escape(BANNER))
         before = person.flags()
         person.type("EXIT\n")
@@ -863,7 +866,7 @@ def test_the_head_of_a_pipe_in_a_real_shell() -> None:
 
 
 def test_exit_with_something_undelivered_says_what_is_waited_for() -> None:
-    with at_terminal("-p", 0, "--peer", f"127.0.0.1:{free_port()}") as terminal:
+    with at_terminal("--plain-terminal", "-p", 0, "--peer", f"127.0.0.1:{free_port()}") as terminal:
         terminal.wait_text(re.escape(BANNER))
         terminal.type("for nobody yet\n")
         terminal.type("EXIT\n")

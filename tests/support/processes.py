@@ -132,10 +132,13 @@ class Collector(threading.Thread):
         self._changed = threading.Condition()
         self._data = bytearray()
         self._ended = False
+        self._released = threading.Event()
+        self._released.set()
         self.start()
 
     def run(self) -> None:
         while True:
+            self._released.wait()
             try:
                 chunk = os.read(self._descriptor, 1 << 18)
             except OSError:  # EIO: the last one to hold the terminal has gone
@@ -148,10 +151,29 @@ class Collector(threading.Thread):
                 os.close(self._descriptor)
                 return
 
-    def data(self) -> bytes:
-        """What was read so far."""
+    def hold(self) -> None:
+        """Read once more at most, until :meth:`release`: who writes is held back when the kernel's buffer is full."""
+        self._released.clear()
+
+    def release(self) -> None:
+        """Read again."""
+        self._released.set()
+
+    def data(self, start: int = 0) -> bytes:
+        """What was read so far, from ``start`` on."""
         with self._changed:
-            return bytes(self._data)
+            return bytes(self._data[start:])
+
+    def wait_more(self, size: int, timeout: float) -> bool:
+        """Wait until more than ``size`` bytes were read; False: there will be no more, or the time is over."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._data) > size or self._ended, timeout) and len(self._data) > size
+
+    @property
+    def ended(self) -> bool:
+        """All was read."""
+        with self._changed:
+            return self._ended
 
     def wait_for(self, question: Callable[[bytearray], T | None], timeout: float) -> T | None:
         """Ask `question` about the bytes so far, again after each read, until its answer is true, the end, or the deadline."""
@@ -436,7 +458,13 @@ class Terminal(Program):
         stdin: Path | int | None = None,
         stdout: Path | int | None = None,
         env: dict[str, str] | None = None,
+        size: tuple[int, int] = (24, 80),
+        keep: bool = False,
     ) -> None:
+        """
+        :param size: lines and columns.
+        :param keep: keep the program's end of the terminal open until :meth:`let_go`, for :meth:`nonblocking`.
+        """
         self.argv = [str(word) for word in argv]
         self.partners = []
         self._feeder = None
@@ -444,9 +472,10 @@ class Terminal(Program):
         self._group = False
         self._closed = False
         master, slave = os.openpty()
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         # A new session has no terminal; the first one its leader opens becomes its controlling terminal.
         command = ["/bin/sh", "-c", 'exec 9<>"$0" && exec 9>&- && exec "$@"', os.ttyname(slave), *self.argv]
+        self._kept = os.dup(slave) if keep else -1
         with contextlib.ExitStack() as opened:
             opened.callback(os.close, slave)
             err_read, err_write = os.pipe()
@@ -492,19 +521,40 @@ class Terminal(Program):
 
     def flags(self) -> int:
         """The local modes of the terminal (`c_lflag`): termios.ICANON, termios.ECHO and so on."""
-        flags: int = termios.tcgetattr(self._master)[3]
+        flags: int = self.modes()[3]
         return flags
+
+    def modes(self) -> list[object]:
+        """All modes of the terminal, as `termios.tcgetattr` gives them."""
+        return termios.tcgetattr(self._master)
+
+    def nonblocking(self) -> bool:
+        """O_NONBLOCK of the open file that stdin, stdout and stderr of the program share, as they do with a user's shell."""
+        return not os.get_blocking(self._kept)
+
+    def resize(self, lines: int, columns: int) -> None:
+        """Make the window larger or smaller; the kernel sends SIGWINCH."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def let_go(self) -> None:
+        """Close the program's end of the terminal."""
+        if self._kept >= 0:
+            os.close(self._kept)
+            self._kept = -1
 
     def report(self) -> str:
         return super().report() + f"\n--- the screen:\n{self.screen_text or '(nothing)'}"
 
     def wait(self, timeout: float = TIMEOUT) -> int:
         status = super().wait(timeout)
-        self._screen.join(TIMEOUT)
+        if self._kept < 0:
+            self._screen.join(TIMEOUT)
         return status
 
     def close(self) -> None:
         super().close()
+        self.let_go()
+        self._screen.release()
         self._screen.join(1)
         if self._master >= 0:
             os.close(self._master)

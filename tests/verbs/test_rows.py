@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mysocket.control.protocol import Line, Malformed
 from mysocket.core.batch import Batch, Flag, Kind, split
+from mysocket.ends.escape import escape
 from mysocket.verbs.rows import Form, Json, Lines, Plain, Row, Rows, is_row, read_row
 from tests.verbs.scripted import STREAM, row
 
@@ -98,15 +99,15 @@ def test_plain_output_is_byte_for_byte(made: tuple[list[tuple[int, int, bytes]],
 
 @given(cut_rows(), st.booleans())
 def test_json_has_each_message_once_with_its_position(
-    made: tuple[list[tuple[int, int, bytes]], list[Line]], ascii_only: bool
+    made: tuple[list[tuple[int, int, bytes]], list[Line]], escaped: bool
 ) -> None:
     inbox, lines = made
-    data = rendered(lines, Json(ascii_only=ascii_only))
+    data = rendered(lines, Json(escaped=escaped))
     found = objects(data)
     assert [(each["position"], payload_of(each)) for each in found] == list(messages(inbox))
     assert all(each["stream_position"] == each["position"] for each in found)
-    if ascii_only:
-        assert not set(data) - {10, *range(32, 127)}
+    if escaped:
+        assert escape(data) == data
 
 
 @given(cut_rows(), st.data())
@@ -143,7 +144,7 @@ def test_lines_never_reach_a_terminal_unescaped(made: tuple[list[tuple[int, int,
 
 
 def test_a_row_that_begins_in_the_middle_of_a_block_is_the_rest_of_it() -> None:
-    (found,) = objects(rendered([row(b"two\n", at=4, stream_position=108)], Json(ascii_only=False)))
+    (found,) = objects(rendered([row(b"two\n", at=4, stream_position=108)], Json(escaped=False)))
     assert found == {
         "time": "2025-10-09T08:53:20.250000Z",
         "peer": "hosta",
@@ -155,7 +156,7 @@ def test_a_row_that_begins_in_the_middle_of_a_block_is_the_rest_of_it() -> None:
 
 
 def test_the_position_in_the_stream_is_that_behind_each_message() -> None:
-    found = objects(rendered([row(b"a\nbb\nc", at=100, stream_position=16, flags=Flag.UNTERMINATED)], Json(ascii_only=False)))
+    found = objects(rendered([row(b"a\nbb\nc", at=100, stream_position=16, flags=Flag.UNTERMINATED)], Json(escaped=False)))
     assert [(each["position"], each["stream_position"], each["text"]) for each in found] == [
         (102, 12, "a"),
         (105, 15, "bb"),
@@ -213,7 +214,7 @@ def test_no_message_speaks_for_another_sender() -> None:
 
 
 def test_a_name_that_is_no_text_for_utf_8_is_written_all_the_same() -> None:
-    (found,) = objects(rendered([row(b"x\n", peer="\ud800")], Json(ascii_only=False)))
+    (found,) = objects(rendered([row(b"x\n", peer="\ud800")], Json(escaped=False)))
     assert found["peer"] == "\ud800"
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from mysocket.cli import main
 from mysocket.core.batch import END, MAX_PAYLOAD, Batch, ChunkCutter, Cutter, Flag, Kind, LineCutter, Piece, WholeCutter
 from mysocket.core.inbox import Mark
+from mysocket.ends.escape import escape
 from mysocket.errors import CannotOpen, MySocketError, SpoolLocked, UnsafeSpool
 from mysocket.options import MAX_SPOOL, VERBS
 from mysocket.spool.disk import DiskSpool
@@ -897,6 +898,16 @@ def test_at_a_terminal_messages_are_escaped(path: Path) -> None:
     with at_terminal("spool", path, "--messages", "--json") as terminal:
         terminal.wait_status(0)
         assert [json.loads(line)["text"] for line in terminal.screen_text.splitlines()] == ["\x1b[2Jclear", "two\nlines\n"]
+
+
+def test_at_a_terminal_json_holds_nothing_that_it_obeys(path: Path) -> None:
+    text = "\x7f \x9b31m \u202e grüße"
+    with opened(path) as spool:
+        give(spool, lines(text.encode() + b"\n"))
+    with at_terminal("spool", path, "--messages", "--json") as terminal:
+        terminal.wait_status(0)
+        shown = terminal.screen.replace(b"\r\n", b"\n")
+    assert escape(shown) == shown and json.loads(shown)["text"] == text and "grüße".encode() in shown
 
 
 def test_what_a_sender_left_behind_is_shown(path: Path) -> None:

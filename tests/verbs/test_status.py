@@ -73,12 +73,12 @@ def test_not_linked_is_1(service: Service) -> None:
     assert first == b"not linked    hub:9001 refused\\x1b the connection; next attempt in 4 s; 3 attempts have failed"
 
 
-@pytest.mark.parametrize("state", [LINKED, AWAY, {}, {"linked": True, "new": "x\u202e"}])
+@pytest.mark.parametrize("state", [LINKED, AWAY, {}, {"linked": True, "new": "x\u202e\x7f"}])
 def test_json_is_the_object_as_it_is(service: Service, state: Line) -> None:
     Answering(service, {"status": state})
     program = shown(service, "--json", status=0 if state.get("linked") else 1)
     assert json.loads(program.stdout) == state
-    assert program.stdout.count(b"\n") == 1 and program.stdout.isascii()
+    assert program.stdout.count(b"\n") == 1 and program.stdout.isascii() and b"\x7f" not in program.stdout
 
 
 @pytest.mark.parametrize("state", [None, [], 7, {}])
