@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import durable, latency, memory, senders, service, start, throughput
+from bench import durable, latency, memory, senders, service, start, throughput, transfer
 from bench.run import BenchError, progress
 from bench.tools import PEERS, US, Tool, machine, tools
 
@@ -171,6 +171,20 @@ def service_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
     yield "the same out of the inbox, `mysocket attach --recv-only`", {US: f"{consumed:.0f}/s"}, "", ""
 
 
+def transfer_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """A file as one transfer, beside the same file piped."""
+    costs = transfer.measure(amounts.bytes_sent, amounts.rounds)
+    piped = costs.pop("pipe")
+    speeds = {name: amounts.bytes_sent / MB / cost.wall for name, cost in {"pipe": piped, **costs}.items()}
+    what = f"a file of {amounts.bytes_sent / MB:.0f} MB as one transfer, from memory to memory"
+    cells = {US: ", ".join(f"{name}: {speed:.0f} MB/s" for name, speed in speeds.items())}
+    share = speeds["/send"] / speeds["pipe"]
+    yield what, cells, "/send ≥ 0.5 × piping it", judge(share >= 0.5, f"{share:.2f} × piping it")
+    share = speeds["send --file"]
+    cells = {US: ", ".join(f"{name}: {cost.cpu:.2f} s" for name, cost in {"pipe": piped, **costs}.items())}
+    yield f"{what}: CPU of all processes", cells, "send --file ≥ 200 MB/s", judge(share >= 200, f"{share:.0f} MB/s")
+
+
 PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
     "throughput": throughput_rows,
     "latency": latency_rows,
@@ -180,6 +194,7 @@ PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
     "durable": durable_rows,
     "backlog": backlog_rows,
     "service": service_rows,
+    "transfer": transfer_rows,
 }
 
 

@@ -176,7 +176,8 @@ def parse_verb(verb: Verb, argv: Sequence[str]) -> tuple[list[Any], dict[str, An
             # argparse takes as long to import as all the rest, and only formats the help.
             text = f"{verb.help[0].upper()}{verb.help[1:]}."
             _argument_parser(program, [verb.form], text, "", verb.options).parse_args(options)
-        values[long] = True if table[long].kind == FLAG else table[long].read(value)
+        read = True if table[long].kind == FLAG else table[long].read(value)
+        values[long] = (*values.get(long, ()), read) if table[long].kind == REPEAT else read
     for first, second, why in EXCLUSIVE:
         if first in values and second in values:
             raise UsageError(f"--{first} and --{second} exclude each other: {why}")

@@ -268,3 +268,25 @@ class NoControlSocket(MySocketError):
     """No control socket: {text}. Messages pass without it, but mysocket send, attach and status do not find the service there."""
 
     status = USAGE
+
+
+class NotSendable(MySocketError):
+    """Cannot send {where}: {text}."""
+
+    status = USAGE
+
+
+class NoFilesTaken(MySocketError):
+    """{peer} takes no files: it was started without --download-dir. Nothing of {name} was sent; start that side with
+    --download-dir DIR, then send it again."""
+
+    status = REFUSED
+
+
+class FileChanged(MySocketError):
+    """{where} was changed while it was sent: {text}. The transfer is cancelled, and the other side keeps nothing of it under that
+    name. Send it again when nobody writes to it."""
+
+
+class FileUnread(MySocketError):
+    """Reading {where} failed: {text}. The transfer is cancelled."""

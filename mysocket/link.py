@@ -105,7 +105,7 @@ class Link:
         self._settling = self._reacting = False
         self._timer: IDelayedCall | None = None
         self._leaving = False
-        self._refusal_told = False
+        self._refusal_told = self._file_told = False
         self._left_told = False
         self._waiting_resume: tuple[StreamProtocol, Resume] | None = None
 
@@ -189,6 +189,14 @@ class Link:
         self._refusal_told = True
         self._company.not_taken(self, RefusedByPeer("it only sends (--send-only) and takes no messages", peer=self.peer_text))
 
+    def _check_file(self) -> None:
+        """A file waits for a peer that takes files, and what is behind it, too: say so, once."""
+        if self._file_told or self._leaving or not self.sending.outbox.at_file:
+            return
+        self._file_told = True
+        why = "it takes no files (it was started without --download-dir), and one waits to be sent"
+        self._company.not_taken(self, RefusedByPeer(why, peer=self.peer_text))
+
     # Connections ----------------------------------------------------------------------------------------------------------------
 
     def adopt(self, carrier: StreamProtocol, peer: Hello, text: str, earlier: Entry | None = None) -> None:
@@ -212,6 +220,7 @@ class Link:
         self._carriers[session] = carrier
         self.peer, self.peer_text, self.away_since = peer, text, None
         self._left_told = False
+        self._file_told = self._file_told and not peer.files
         self.counters.connections += 1
         if first:
             self.linked_since = self.clock.seconds()
@@ -221,6 +230,8 @@ class Link:
             self._company.broken_off(self)
         self._attach()
         self._check_taker()
+        # This one may take what the one before did not.
+        self.sending.on_progress()
         self._company.changed(self)
 
     def _attach(self) -> None:
@@ -379,9 +390,30 @@ class Link:
         if not self._reacting:
             self.settle()
 
-    def written(self, position: int) -> None:
-        """The sink has all before ``position``: commit, then acknowledge."""
-        self.receiving.written(position, self.peer, self._committed)
+    def written(self, position: int, then: Callable[[], None] | None = None) -> None:
+        """The sink has all before ``position``: commit, then acknowledge, and call ``then``."""
+
+        def committed(position: int) -> None:
+            self._committed(position)
+            if then is not None:
+                then()
+
+        self.receiving.written(position, self.peer, committed)
+
+    def failed(self, error: MySocketError) -> None:
+        """The sink has found out that it cannot take what it was given."""
+        self.receiving.give_up(error)
+        self.receiving.acknowledge(self.clock.seconds(), at_once=True)
+        self._left_told = True
+        for carrier in self.connections:
+            if isinstance(error, StateLoss):
+                self._close(carrier, Reason.STATE_LOSS, error.text)
+            else:
+                self._close(carrier, Reason.TOO_LONG, str(error))
+        if isinstance(error, StateLoss):
+            self._end_streams()
+        self._company.fail(self, error)
+        self.settle()
 
     def _committed(self, position: int) -> None:
         waiting = self.receiving.committed(position)
@@ -406,6 +438,7 @@ class Link:
             session = self.sending.outbox.session
             if session is not None:
                 self.sending.send(self._carriers[session])
+                self._check_file()
                 if not self._leaving and self.sending.say_done():
                     self._company.changed(self)
             for carrier in self.connections:

@@ -19,10 +19,11 @@ from mysocket.core.ending import PeerFacts, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import ID_SIZE, Hello, Input, Reason
 from mysocket.ends.escape import one_line
+from mysocket.ends.sink import Sink
 from mysocket.errors import AnotherPeer, MySocketError, StateLoss
 from mysocket.link import Link
 from mysocket.metrics import Counters
-from mysocket.receiving import Receiving, Sink
+from mysocket.receiving import Receiving
 from mysocket.spool.interface import DurableSpool, Spool
 from mysocket.spool.ledger import Entry
 from mysocket.spool.memory import MemorySpool
@@ -65,6 +66,8 @@ class Character:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     #: Go on where state was lost, here or at a peer.
     accept_loss: bool = False
+    #: It takes files.
+    files: bool = False
 
 
 class Node:
@@ -206,6 +209,7 @@ class Node:
             input=character.input if own or character.all_send else Input.NONE,
             takes=character.takes,
             place=durable.place if durable is not None else b"",
+            files=character.files,
         )
         receiving = Receiving(
             self._sink,
@@ -215,6 +219,7 @@ class Node:
             now=self._now,
             accept_loss=character.accept_loss,
             counters=self.counters,
+            files=character.files,
         )
         link = Link(
             key=key, clock=self.clock, hello=hello, spool=spool, receiving=receiving, company=self, counters=self.counters

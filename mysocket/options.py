@@ -100,6 +100,8 @@ OPTIONS: tuple[Option, ...] = (
            help="send nothing, and never touch stdin"),
     Option("output", None, "FILE", VALUE, None, parse_file_name, field="output", group=HOW,
            help="append what is received to FILE instead of stdout, or of the inbox of a service; -: stdout"),
+    Option("download-dir", None, "DIR", VALUE, None, parse_file_name, field="download_dir", group=HOW,
+           help="take files that the peer sends, and put them into DIR; never over one that is there"),
     Option("json", "J", None, FLAG, False, bool, field="json", group=HOW,
            help="write one JSON object per message received"),
     Option("timestamps", "T", None, FLAG, False, bool, field="timestamps", group=HOW,
@@ -140,6 +142,8 @@ EXCLUSIVE = (
     ("whole", "null", "the input is cut in one way"),
     ("json", "timestamps", "a JSON object carries its own time"),
     ("send-only", "output", "nothing is received that could be written to a file"),
+    ("send-only", "download-dir", "no files are received"),
+    *(("file", cut, "a file is not cut into messages") for cut in ("stream", "whole", "null")),
 )
 
 
@@ -192,6 +196,8 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in (
          words=(), rest="TEXT", prints=False,
          options=(
              *_SERVICE,
+             Option("file", None, "FILE", REPEAT, (), parse_file_name, field="file",
+                    help="send this file, as one that arrives in the --download-dir of the other side; may be given again"),
              Option("delivered", None, None, FLAG, False, bool, field="delivered",
                     help="wait until the peer has acknowledged it; the default is until the service has accepted it"),
              Option("wait", "w", "SECS", VALUE, None, parse_duration, field="wait",

@@ -6,44 +6,19 @@ Without a ledger (no ``--spool``) what the sink has counts as committed at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol as Interface
 
 from mysocket import failpoints
-from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Kind
+from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Flag, Kind
 from mysocket.core.ending import Progress
 from mysocket.core.inbox import BrokenOff, Inbox, Mark
 from mysocket.core.session import Session
+from mysocket.core.transfer import read_chunk
 from mysocket.core.wire import Attach, Hello, Input, Start
-from mysocket.ends.sink import Origin
+from mysocket.ends.sink import Origin, Sink
+from mysocket.ends.sorting import SortingSink
 from mysocket.errors import MySocketError, RemoteProtocolError, StateLoss
 from mysocket.metrics import Counters
 from mysocket.spool.ledger import MAX_REPEAT, Entry, Ledger
-
-
-class Sink(Interface):
-    """Where a link puts what it receives."""
-
-    #: Parts of long messages must be put together first.
-    whole: bool
-    #: What was written and not committed stays there when this process dies, and comes again.
-    repeats: bool
-
-    @property
-    def room(self) -> int:
-        """Bytes that it can take; what is granted to peers is not more."""
-
-    def write(self, block: Batch, origin: Origin) -> None:
-        """Take a batch, or with :attr:`whole` a block of whole messages; call ``origin.written(block.end)`` when it is safe,
-        in the order of the blocks.
-
-        :raises MessageTooLong: it holds a message that is larger than the sink puts together.
-        """
-
-    def agreed(self, *, cut: bool) -> None:
-        """A peer and this side have agreed where its stream goes on.
-
-        :param cut: the peer holds what an earlier process wrote and did not commit, so that may go; else it stays.
-        """
 
 
 class Receiving:
@@ -56,6 +31,7 @@ class Receiving:
     :param now: the time in seconds since the epoch.
     :param accept_loss: go on where the peer's state was lost.
     :param counters: count what comes.
+    :param files: the sink takes chunks of files, too.
     """
 
     def __init__(
@@ -68,6 +44,7 @@ class Receiving:
         now: Callable[[], float] = lambda: 0.0,
         accept_loss: bool = False,
         counters: Counters | None = None,
+        files: bool = False,
     ) -> None:
         self.inbox = Inbox()
         self._counters = counters if counters is not None else Counters()
@@ -84,6 +61,8 @@ class Receiving:
         self._accept_loss = accept_loss
         self._loss_accepted = False
         self._assembler = Assembler(max_message) if sink is not None and sink.whole else None
+        self._files = files
+        self._in_message = False  # what was taken last goes on
         self._waiting: tuple[Session, Attach] | None = None
         self._refused: tuple[bytes, MySocketError] | None = None
 
@@ -176,6 +155,8 @@ class Receiving:
             if self._replaced(before):
                 broken = None
             self.repeats_until = 0
+        if before != self.inbox.stream:
+            self._in_message = False
         if frame.position and before != self.inbox.stream:
             # What is written next is then known to be of this stream, also by a process that finds it without a position.
             self._enter(Mark(frame.position, frame.chain, False), peer, lambda: None)
@@ -200,11 +181,20 @@ class Receiving:
 
         :raises MessageTooLong: it belongs to a message that is larger than what is put together.
         """
-        if self._sink is None or not self.inbox.carries(session) or not self.inbox.take(batch):
+        if self._sink is None or not self.inbox.carries(session):
+            return
+        if batch.kind == Kind.FILE and batch.start == self.inbox.taken:
+            self._check_chunk(batch)
+        if not self.inbox.take(batch):
             return
         failpoints.reach("R1")
         self._counters.batches_in += 1
         self._counters.bytes_in += len(batch.payload)
+        if batch.kind == Kind.FILE:
+            # It is no part of a message, however large.
+            self._sink.write(batch, origin)
+            return
+        self._in_message = bool(batch.flags & Flag.MORE)
         block: Batch | None = batch
         if self._assembler is not None:
             # A sender that was killed within a message may come back without the rest of its input.
@@ -214,6 +204,16 @@ class Receiving:
             block = self._assembler.feed(batch)
         if block is not None:
             self._sink.write(block, origin)
+
+    def _check_chunk(self, batch: Batch) -> None:
+        """Before it counts as taken: what is refused here is not passed over, but comes again."""
+        if not self._files:
+            raise RemoteProtocolError("a piece of a file to a node that takes none")
+        if batch.flags:
+            raise RemoteProtocolError("a piece of a file with flags")
+        if self._in_message:
+            raise RemoteProtocolError("a piece of a file within a message")
+        read_chunk(batch.payload)
 
     def written(self, position: int, peer: Hello | None, committed: Callable[[int], None]) -> None:
         """The sink has all before ``position``: commit it, then call ``committed`` with it."""
@@ -248,6 +248,8 @@ class Receiving:
 
     def finished(self, peer: Hello) -> None:
         """BYE(done) has come and all is committed: of a stream that lived in the peer's memory nothing will come again."""
+        if isinstance(self._sink, SortingSink) and self.inbox.stream is not None:
+            self._sink.finished(self.inbox.stream)
         if self.inbox.stream is not None and not peer.durable:
             failpoints.reach("R8")
             self._forget(self.inbox.stream)

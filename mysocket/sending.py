@@ -136,7 +136,7 @@ class Sending:
             return
         for session in sessions:
             if not session.is_over:
-                self.outbox.ask(session)
+                self.outbox.ask(session, files=peer.files)
                 return
 
     def resume(self, session: Session, frame: Resume, peer: Hello) -> bool:

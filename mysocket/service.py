@@ -24,7 +24,7 @@ from zope.interface import implementer
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
-from mysocket.errors import MySocketError
+from mysocket.errors import ConnectionRefused, MySocketError
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
@@ -58,6 +58,7 @@ def make_service(
     stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
     spool = _open_spool(settings, reactor, "session")
     if session is not None:
+        session.write_to(spool.output if spool is not None else None)
         return _attend(session, _compose(settings, reactor, voice, session, spool=spool))
     return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
 
@@ -77,7 +78,13 @@ def _attend(session: Session, service: EndpointService) -> EndpointService:
     assert isinstance(service, LinkService)
     session.facts = Glance(service)
     session.changed = service.watch.changed
+    service.watch.seen_elsewhere = (ConnectionRefused,)  # the status line says so, and what to do
     session.interrupt = service.watch.interrupt
+    session.transfers.uploads = service.uploads
+    downloads = service.downloads
+    if downloads is not None:
+        session.transfers.downloads = lambda: downloads.under_way
+        downloads.on_change = lambda download: session.prompt.refresh()
     service.node.on_change = lambda link: session.prompt.refresh()
     return service
 
@@ -281,9 +288,20 @@ def _compose(
     elif settings.raw:
         from mysocket.services.rawstream import RawStreamService as kind
     else:
+        from mysocket.ends.directory import open_directory
         from mysocket.services.linked import LinkService
 
-        service = LinkService(settings, reactor, voice=voice, ends=ends, progress=progress, spool=spool, attended=attended)
+        directory = open_directory(settings.download_dir) if settings.download_dir is not None else None
+        service = LinkService(
+            settings,
+            reactor,
+            voice=voice,
+            ends=ends,
+            progress=progress,
+            spool=spool,
+            attended=attended,
+            downloads=directory,
+        )
         if attended:
             from mysocket.services.desk import ServiceDesk
 

@@ -38,6 +38,7 @@ class Settings:
     send_only: bool
     recv_only: bool
     output: str | None
+    download_dir: str | None
     json: bool
     timestamps: bool
     plain_terminal: bool
@@ -97,10 +98,16 @@ def _check_spool(fields: Mapping[str, Any]) -> None:
         if fields["raw"] or fields["udp"]:
             how = "--raw" if fields["raw"] else "--udp"
             raise UsageError(f"--spool and {how} exclude each other: without acknowledgements nobody knows what may be forgotten")
-    elif fields["accept_loss"]:
+    elif fields["accept_loss"] and fields["download_dir"] is None:
         raise UsageError("--accept-loss says what to do about a spool; there is none without --spool DIR")
     elif fields["max_spool"] != MAX_SPOOL:
         raise UsageError("--max-spool is the size of a spool; there is none without --spool DIR")
+
+
+def _check_downloads(fields: Mapping[str, Any]) -> None:
+    if fields["download_dir"] is not None and (fields["raw"] or fields["udp"]):
+        how = "--raw" if fields["raw"] else "--udp"
+        raise UsageError(f"--download-dir and {how} exclude each other: files need the MySocket protocol")
 
 
 def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settings:
@@ -115,6 +122,7 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
             value: Any = values.get(option.long, option.default)
             fields[option.field] = bool(value) if option.kind == FLAG else tuple(value) if option.kind == REPEAT else value
     _check_spool(fields)
+    _check_downloads(fields)
     port, peer = _classic(fields["port"], fields["peer"], positionals)
     if port is None and peer is None:
         raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")

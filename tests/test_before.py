@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mysocket import tap
-from mysocket.errors import PidFileTaken, PortTaken, SpoolLocked
+from mysocket.errors import CannotOpen, PidFileTaken, PortTaken, SpoolLocked
 from mysocket.services import before
 from mysocket.spool.lock import LOCK, SPOOL, open_directory
 
@@ -178,6 +178,33 @@ def test_without_ipv6_ipv4_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None
 def test_nothing_is_bound_for_what_is_no_number(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(before, "_bind", lambda *_, **__: pytest.fail("was bound"))
     look(*args)
+
+
+# A place for files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_directory_for_files_is_not_made_before_the_fork(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "in", f"{tmp_path}/in/"):
+        look("-p", "0", "--download-dir", str(path))
+    assert list(tmp_path.iterdir()) == []
+    look("-p", "0", "--download-dir", "in", rundir=str(tmp_path))
+
+
+def test_a_directory_that_cannot_take_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "in", tmp_path / "missing" / "in"):
+        with pytest.raises(CannotOpen):
+            look("-p", "0", "--download-dir", str(path))
+    with pytest.raises(CannotOpen, match="Cannot open file"):
+        look("-p", "0", "--download-dir", "file", rundir=str(tmp_path))
+    look("-p", "0", "--download-dir", "/missing/in", chroot="/anywhere")
+
+
+def test_whose_directory_it_must_be(tmp_path: Path) -> None:
+    """twistd becomes another user before the files come."""
+    with pytest.raises(CannotOpen, match=f"it belongs to user {os.geteuid()}"):
+        look("-p", "0", "--download-dir", str(tmp_path), uid=12345)
+    look("-p", "0", "--download-dir", str(tmp_path), uid=os.geteuid())
 
 
 # Under twistd's options ---------------------------------------------------------------------------------------------------------

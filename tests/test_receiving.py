@@ -10,8 +10,10 @@ import pytest
 from mysocket.core.batch import END, Batch, Flag, Kind, Piece, chain
 from mysocket.core.inbox import Mark
 from mysocket.core.session import Session
+from mysocket.core.transfer import Chunk, Part
 from mysocket.core.wire import NONE, Attach, Hello, Resume, Start
 from mysocket.ends.sink import Origin
+from mysocket.errors import RemoteProtocolError
 from mysocket.receiving import Receiving
 from mysocket.spool.ledger import Entry
 
@@ -332,3 +334,115 @@ def test_a_message_that_is_held_up_within_goes_on_when_there_is_room() -> None:
     peer.give(1)
     peer.settle(1)
     assert len(sink.blocks) == 1 and peer.acks[-1][0] == peer.at
+
+
+# Files --------------------------------------------------------------------------------------------------------------------------
+
+
+class BothSink(WholeSink):
+    """Keeps everything, and says that it has it when it is told to."""
+
+    def __init__(self, *, whole: bool = True) -> None:
+        super().__init__()
+        self.whole = whole
+        self.waiting: list[Callable[[], None]] = []
+
+    def write(self, block: Batch, origin: Origin) -> None:
+        self.blocks.append(block)
+        self.waiting.append(lambda: origin.written(block.end))
+
+    def drain(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
+
+
+def chunk(size: int = 10, part: Part = Part.DATA) -> Piece:
+    return Chunk(part, b"i" * 16, 0, b"x" * size).piece()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_chunks_of_files_are_no_parts_of_messages(whole: bool) -> None:
+    """They are as large as they are, and nothing is put together."""
+    sink = BothSink(whole=whole)
+    receiving = Receiving(sink, lambda: 1 << 20, 20, files=True)
+    peer = Peer(receiving)
+    peer.send(Piece(Kind.LINES, 0, b"a\n"), chunk(200_000), chunk(), Piece(Kind.LINES, 0, b"b\n"), END, chunk())
+    assert [block.kind for block in sink.blocks] == [Kind.LINES, Kind.FILE, Kind.FILE, Kind.LINES, Kind.END, Kind.FILE]
+    assert receiving.inbox.committed == 0
+    sink.drain()
+    assert receiving.inbox.committed == receiving.inbox.taken and not receiving.inbox.at_end
+
+
+def refused(receiving: Receiving, *pieces: Piece) -> Peer:
+    peer = Peer(receiving)
+    before = receiving.inbox.taken
+    with pytest.raises(RemoteProtocolError, match="a piece of a file"):
+        peer.send(*pieces)
+    assert receiving.inbox.taken == before + sum(len(piece.payload) for piece in pieces[:-1]), "what is refused is not taken"
+    return peer
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [chunk()._replace(flags=Flag.MORE)],
+        [chunk()._replace(flags=Flag.CHUNK)],
+        [chunk()._replace(flags=Flag.NUL | Flag.UNTERMINATED)],
+        [Piece(Kind.FILE, 0, b"\2")],
+        [Piece(Kind.FILE, 0, b"\7" + bytes(40))],
+        [Piece(Kind.LINES, 0, b"a\n"), Piece(Kind.FILE, 0, b"\2" + bytes(24))],
+        [Piece(Kind.LINES, Flag.MORE, b"a"), chunk()],
+        [chunk(), Piece(Kind.BLOB, Flag.MORE, b"a"), chunk()],
+    ],
+)
+def test_chunks_that_cannot_be(whole: bool, pieces: list[Piece]) -> None:
+    refused(Receiving(BothSink(whole=whole), lambda: 1 << 20, 1 << 20, files=True), *pieces)
+
+
+def test_a_node_that_takes_no_files() -> None:
+    refused(Receiving(BothSink(), lambda: 1 << 20, 1 << 20), chunk())
+
+
+def test_a_message_that_was_broken_off_is_over_at_the_end_mark() -> None:
+    sink = BothSink(whole=False)
+    Peer(Receiving(sink, lambda: 1 << 20, 1 << 20, files=True)).send(Piece(Kind.LINES, Flag.MORE, b"a"), END, chunk())
+    assert [block.kind for block in sink.blocks] == [Kind.LINES, Kind.END, Kind.FILE]
+
+
+def test_another_stream_does_not_go_on_with_the_message_of_the_one_before() -> None:
+    sink = BothSink(whole=False)
+    receiving = Receiving(sink, lambda: 1 << 20, 1 << 20, files=True)
+    peer = Peer(receiving)
+    peer.send(Piece(Kind.LINES, Flag.MORE, b"a"))
+    sink.drain()
+    session, me = cast(Session, peer), cast(Any, peer)
+    receiving.attach(session, Attach(b"t" * 16))
+    receiving.start(session, Start(0, 0), None)
+    payload = chunk().payload
+    receiving.take(session, Batch(0, Kind.FILE, 0, chain(payload, 0), payload), me)
+    assert [block.kind for block in sink.blocks] == [Kind.LINES, Kind.FILE]
+
+
+def test_a_chunk_that_comes_again_is_old_whatever_came_behind_it() -> None:
+    sink = BothSink(whole=False)
+    receiving = Receiving(sink, lambda: 1 << 20, 1 << 20, files=True)
+    peer = Peer(receiving)
+    peer.send(chunk(), Piece(Kind.LINES, Flag.MORE, b"a"))
+    payload = chunk().payload
+    receiving.take(cast(Session, peer), Batch(0, Kind.FILE, 0, chain(payload, 0), payload), cast(Any, peer))
+    assert len(sink.blocks) == 2
+
+
+def test_another_stream_waits_for_the_files_of_the_one_before() -> None:
+    sink = BothSink()
+    receiving = Receiving(sink, lambda: 1 << 20, 1 << 20, files=True)
+    peer = Peer(receiving)
+    peer.send(chunk())
+    session = cast(Session, peer)
+    receiving.attach(session, Attach(b"t" * 16))
+    assert receiving.inbox.stream == b"s" * 16
+    (write,) = sink.waiting
+    position = receiving.inbox.taken
+    receiving.written(position, None, lambda at: None)
+    assert receiving.committed(position) == (session, Attach(b"t" * 16)) and write is not None

@@ -5,8 +5,9 @@ Rules
 1. The service speaks first: one :class:`Greeting`. Then the client asks, and the service answers in the order of the questions.
 2. A line is at most :data:`MAX_LINE` bytes. What is no JSON object, or says nothing that is known, ends the connection: the last
    line of the service is then an error.
-3. ``send``: pieces of the input, cut as on the wire, may begin below ``window``; ``accepted`` counts the bytes that are committed
-   together with the id of the request. Whoever asks again with that id learns how far it had come, and goes on from there.
+3. ``send``: pieces of the input, cut as on the wire, and chunks of files, may begin below ``window``; ``accepted`` counts the
+   bytes that are committed together with the id of the request. Whoever asks again with that id learns how far it had come, and
+   goes on from there.
 4. ``attach``: rows of the inbox, each a block of whole messages. One of more than :data:`MAX_PAYLOAD` bytes comes in parts, all
    but the last flagged MORE. ``at`` is the position in the inbox where the payload begins, in bytes.
 """
@@ -51,8 +52,14 @@ class Refused(MySocketError):
         self.status = status
 
 
+#: How a chunk of a file is said: the rest is base64, of hundreds of kilobytes, which no parser of JSON need look through.
+_FILE_BEGINS, _FILE_ENDS = b'{"piece":4,"flags":0,"base64":"', b'"}'
+
+
 def encode(line: Line) -> bytes:
     """A line."""
+    if isinstance(line.get("base64"), bytes):
+        return b"".join((_FILE_BEGINS, line["base64"], _FILE_ENDS, b"\n"))
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape") + b"\n"
 
 
@@ -61,6 +68,10 @@ def decode(line: bytes) -> Line:
 
     :raises Malformed: it is no JSON object, or one with very many things in it: they would take many times the room.
     """
+    if line.startswith(_FILE_BEGINS) and line.endswith(_FILE_ENDS, len(_FILE_BEGINS)):
+        coded = line[len(_FILE_BEGINS) : -len(_FILE_ENDS)]
+        if b'"' not in coded and b"\\" not in coded:
+            return {"piece": int(Kind.FILE), "flags": 0, "base64": coded}
     if line.count(b"[") + line.count(b"{") > MAX_THINGS and len(_STRING.sub(b"", line)) > MAX_THINGS:
         raise Malformed("a line of too many parts")
     try:
@@ -157,7 +168,7 @@ def unpack(line: Line) -> bytes:
     try:
         if isinstance(text, str):
             return text.encode()
-        if isinstance(coded, str):
+        if isinstance(coded, str | bytes):
             return base64.b64decode(coded, validate=True)
     except ValueError:
         pass
@@ -222,6 +233,9 @@ class Greeting(NamedTuple):
 
 def piece_line(piece: Piece) -> Line:
     """A piece of the input of ``send``."""
+    if piece.kind is Kind.FILE:
+        # Its head holds any bytes: nearly none of them is UTF-8.
+        return {"piece": int(Kind.FILE), "flags": 0, "base64": base64.b64encode(piece.payload)}
     return {"piece": int(piece.kind), "flags": int(piece.flags), **pack(piece.payload)}
 
 
@@ -231,9 +245,23 @@ def read_piece(line: Line) -> Piece:
     :raises Malformed: it is none, or breaks a rule of batches.
     """
     kind, flags, payload = number(line, "piece"), number(line, "flags"), unpack(line)
+    if kind == Kind.FILE and not flags:
+        return _chunk(payload)
     if kind not in (Kind.LINES, Kind.BLOB) or flags & ~KNOWN_FLAGS or not 0 < len(payload) <= MAX_PAYLOAD:
         raise Malformed("a piece of unknown kind, or empty, or too large")
     return Piece(Kind(kind), flags, payload)
+
+
+def _chunk(payload: bytes) -> Piece:
+    from mysocket.core.transfer import read_chunk  # what most clients do not need, they do not import
+
+    try:
+        if len(payload) <= MAX_PAYLOAD:
+            read_chunk(payload)
+            return Piece(Kind.FILE, 0, payload)
+    except RemoteProtocolError as problem:
+        raise Malformed(problem.text) from None
+    raise Malformed("a piece of a file that is too large")
 
 
 def error_line(text: str, status: int = FAILED) -> Line:

@@ -34,6 +34,10 @@ class Desk(Interface):
         """Why it takes nothing from its clients to send, if it does not."""
 
     @property
+    def no_files(self) -> str | None:
+        """Why it takes no files from its clients to send, if it does not now."""
+
+    @property
     def greeting(self) -> Greeting:
         """Who the service is."""
 
@@ -110,7 +114,8 @@ def _send(client: Client, line: Line) -> None:
     if before is not None:
         before.end("the request goes on on another connection")
     client.house.taken[key] = client
-    client.taking = Taking(key, outcomes, client.house.floor, client.house.desk.max_message, client.tell)
+    desk = client.house.desk
+    client.taking = Taking(key, outcomes, client.house.floor, desk.max_message, client.tell, lambda: desk.no_files)
 
 
 def _attach(client: Client, line: Line) -> None:

@@ -71,6 +71,16 @@ class Request:
         """There is no more."""
         self.complete = True
 
+    def drop(self) -> list[Piece]:
+        """Take back the whole messages that were never said, on any connection; they are returned."""
+        dropped: list[Piece] = []
+        while self._kept and self._kept[-1].end > self._most_said:
+            dropped.insert(0, self._kept.pop().piece)
+        while self._unsaid and self._unsaid[-1].end > self._most_said:
+            self._unsaid.pop()
+        self.given = self._whole = self._kept[-1].end if self._kept else self.accepted
+        return dropped
+
     @property
     def unsaid(self) -> int:
         """Bytes that were given and may not be said yet."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from mysocket.control.places import Place
 from mysocket.control.protocol import Malformed
 from mysocket.control.request import Forgotten, Request
 from mysocket.core.batch import MAX_PAYLOAD, Piece
-from mysocket.errors import INTERRUPTED, TIME_LIMIT, MySocketError, OutcomeUnknown, ServiceGone, ServiceSays, Unsent
+from mysocket.errors import INTERRUPTED, REFUSED, TIME_LIMIT, MySocketError, OutcomeUnknown, ServiceGone, ServiceSays, Unsent
 
 #: Seconds to listen for the answer to a withdrawal.
 LAST_WORD = 1.0
@@ -50,6 +50,18 @@ class Input(Protocol):
         """
 
 
+class Transfers(Input, Protocol):
+    """An input of files: what was said of one is not left without a last word.
+
+    :ivar alone: it is one file, so that who refuses it has accepted nothing.
+    """
+
+    alone: bool
+
+    def cancel(self, why: str, dropped: Iterable[Piece]) -> list[Piece]:
+        """There are no more: what is to be said of what will not come, where those pieces were given and not said."""
+
+
 class Interrupted(Exception):
     """The user wants to leave."""
 
@@ -63,6 +75,8 @@ class Sender:
     :param tell: hears what a patient user should know.
     :param before: bytes of the input that were accepted elsewhere.
     :param places: run-time directories, instead of the user's.
+    :param files: the source, if that is files.
+    :param moved: hears how many bytes are accepted.
     """
 
     def __init__(
@@ -77,6 +91,8 @@ class Sender:
         tell: Callable[[str], None] = lambda text: None,
         before: int = 0,
         places: list[Place] | None = None,
+        files: Transfers | None = None,
+        moved: Callable[[int], None] = lambda accepted: None,
     ) -> None:
         self.connection = connection
         self._request = request
@@ -87,9 +103,11 @@ class Sender:
         self._tell = tell
         self._before = before
         self._places = places
+        self._files = files
+        self._moved = moved
         self._begun = self._asked = False  # on this connection
         self._stall_told = False
-        self._over = False
+        self._over = self._cancelling = False
         self._back = float("-inf")  # when the service was found again
         self._deadline: float | None = None
 
@@ -104,22 +122,23 @@ class Sender:
             while not (self._over or (request.delivered if self._delivered else request.is_accepted)):
                 self._step()
         except TimeoutError:
-            self._withdraw()
+            self._withdraw("the sender has given up")
             if not request.is_safe or self._delivered:
                 what = "acknowledged by the peer" if request.is_safe else "accepted"
                 raise self._failed(f"Not {what} within {self._wait:g} s (-w).", TIME_LIMIT) from None
         except Interrupted:
-            self._withdraw()
+            self._withdraw("the sender was interrupted")
             raise self._failed("Interrupted.", INTERRUPTED) from None
         except (ServiceGone, ServiceSays, Malformed, OutcomeUnknown) as problem:
-            raise self._failed(str(problem), problem.status, lost=isinstance(problem, OutcomeUnknown)) from None
+            lost, refused = isinstance(problem, OutcomeUnknown), problem.status == REFUSED
+            raise self._failed(str(problem), problem.status, lost=lost, refused=refused) from None
         except Forgotten as problem:
             why = (
                 f"The service has lost what it had accepted: it knows of {problem.now} bytes, and had accepted {problem.before}."
             )
             raise self._failed(why, ServiceGone.status) from None
         except MySocketError as problem:  # of the input
-            self._withdraw()
+            self._withdraw(str(problem))
             raise self._failed(str(problem), problem.status) from None
         self._confirm()
 
@@ -176,6 +195,7 @@ class Sender:
         return ready
 
     def _progress(self) -> None:
+        self._moved(self._before + self._request.accepted)
         self._deadline = None if self._wait is None else time.monotonic() + self._wait
 
     def _come_back(self, lost: ServiceGone) -> None:
@@ -222,9 +242,11 @@ class Sender:
 
     # The end --------------------------------------------------------------------------------------------------------------------
 
-    def _withdraw(self) -> None:
+    def _withdraw(self, why: str) -> None:
         """Give up, and hear how much was accepted all the same."""
         request, connection = self._request, self.connection
+        if self._files is not None and not request.is_safe:
+            self._cancel(self._files, why)
         deadline = time.monotonic() + LAST_WORD
         # Without an answer it is not known.
         with suppress(TimeoutError, MySocketError, Forgotten):
@@ -233,11 +255,27 @@ class Sender:
                 while not request.withdrawn:
                     request.hear(connection.hear(max(0.0, deadline - time.monotonic())))
 
-    def _failed(self, why: str, status: int, *, lost: bool = False) -> Unsent:
+    def _cancel(self, files: Transfers, why: str) -> None:
+        """Say that what was said of files will not go on; what was not said need not be."""
+        request = self._request
+        last = files.cancel(why, request.drop())
+        if not last:
+            return
+        self._cancelling = True
+        request.give(last)
+        request.finish()
+        self._deadline, self._wake = time.monotonic() + LAST_WORD, None
+        with suppress(TimeoutError, MySocketError, Forgotten):
+            while not request.is_accepted:
+                self._talk()
+
+    def _failed(self, why: str, status: int, *, lost: bool = False, refused: bool = False) -> Unsent:
         """Why not all of it was sent, and how much was."""
         request = self._request
         accepted = self._before + request.accepted
-        if request.is_safe and lost:
+        if self._files is not None and (self._cancelling or not request.is_safe):
+            text = self._left(accepted, refused)
+        elif request.is_safe and lost:
             text = "All of it was accepted; whether the peer has it nobody knows"
         elif request.is_safe:
             text = "All of it is accepted, and the service goes on delivering it: do not send it again"
@@ -250,6 +288,18 @@ class Sender:
         else:
             text = "Whether it is accepted nobody knows"
         return Unsent(text, why=why, status=status)
+
+    def _left(self, accepted: int, refused: bool) -> str:
+        """What is left of files that are given up."""
+        if self._cancelling and self._request.is_safe:
+            return "The transfer is cancelled, and the other side will be told so; to send the file, begin anew"
+        if refused and not accepted and self._files is not None and self._files.alone:
+            return "Nothing of it is accepted"
+        if not self._request.is_known:
+            return f"Of the transfer {accepted} bytes are accepted; whether more of it is nobody knows"
+        if accepted:
+            return f"Of the transfer {accepted} bytes are accepted, and the rest will not come; to send the file, begin anew"
+        return "Nothing of it is accepted"
 
     def _confirm(self) -> None:
         """The outcome is known; else the service would remember it for a week."""

@@ -8,7 +8,8 @@ Rules
    nothing that it would have to take back. One that does not mind may say the beginning of a new request unasked.
 3. One client at a time holds the floor: puts a message together that is longer than the window. The others' messages go on.
 4. What is answered is what is committed. That a request has ended is committed after what came before the end, never with less.
-5. What is held for all clients together is bounded: beyond that only those are read who hold the floor, or
+5. A chunk of a file is a whole message. A file is not begun while the peer that is linked takes none.
+6. What is held for all clients together is bounded: beyond that only those are read who hold the floor, or
    who hold nothing and bring little.
 """
 
@@ -20,11 +21,14 @@ from mysocket.control.outcomes import Outcome, Outcomes
 from mysocket.control.protocol import WINDOW, Line, Malformed, Refused, read_piece
 from mysocket.control.turns import Held, Turns
 from mysocket.core.batch import Flag, Kind, Piece
+from mysocket.errors import REFUSED
 
 #: Bytes that are held for all clients, about, but for the message of the one that holds the floor.
 HELD = 2 * 1024 * 1024
 #: Bytes that a piece takes besides its payload, about.
 PIECE_COST = 256
+#: How a chunk begins that offers a file (core/transfer.py).
+_OFFER = b"\x01"
 
 
 class Floor(Turns):
@@ -44,9 +48,18 @@ class Taking:
     """One request on one connection. No socket here: lines come in, and ``say`` takes those that go out.
 
     :param limit: bytes of the longest message (``--max-message``).
+    :param no_files: says why a file cannot be sent now, if it cannot.
     """
 
-    def __init__(self, id: bytes, outcomes: Outcomes, floor: Floor, limit: int, say: Callable[[Line], None]) -> None:
+    def __init__(
+        self,
+        id: bytes,
+        outcomes: Outcomes,
+        floor: Floor,
+        limit: int,
+        say: Callable[[Line], None],
+        no_files: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.id = id
         #: Bytes of the request that have come, on this connection or before.
         self.received = outcomes.find(id).accepted
@@ -54,6 +67,7 @@ class Taking:
         self._floor = floor
         self._limit = limit
         self._say = say
+        self._no_files = no_files
         self._parts: list[Piece] = []  # of the message that goes on
         self._size = 0  # of its parts
         self._ready: list[list[Piece]] = []  # whole messages that wait for room
@@ -71,7 +85,7 @@ class Taking:
         """A line of the client; when all that came with it are heard, :meth:`go_on` is called.
 
         :raises Malformed: it breaks a rule.
-        :raises Refused: a message is larger than the limit.
+        :raises Refused: a message is larger than the limit, or the peer takes no files.
         """
         if "piece" in line:
             self._piece(read_piece(line))
@@ -103,6 +117,8 @@ class Taking:
         if not ends:
             # The next message, which may be another client's, would become a part of it.
             raise Malformed("lines whose last one has no end")
+        if piece.kind is Kind.FILE and piece.payload[:1] == _OFFER and (why := self._no_files()) is not None:
+            raise Refused(why, REFUSED)
         size = len(piece.payload)
         self.received += size
         if self._parts or more:

@@ -6,7 +6,8 @@ Rules (docs/protocol.md; each was put there by a counter-example)
 2. Batches go out only after they are committed, after START, only on that connection, and only if they *start* below the window.
 3. RESUME is not an acknowledgement and retires nothing. Only ACK retires.
 4. A RESUME below what was retired, above what is there, or with another chain value is state loss: stop, name the positions.
-5. *None* from a receiver which keeps its state in memory means it was restarted: go on at the first unacknowledged position. From
+5. To a peer that takes no files no FILE batch goes: in front of the first one the stream stops, and waits for a peer that does.
+6. *None* from a receiver which keeps its state in memory means it was restarted: go on at the first unacknowledged position. From
    a durable one it means that it lost its state, if anything was retired.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol as Interface
 
-from mysocket.core.batch import Batch
+from mysocket.core.batch import Batch, Kind
 from mysocket.core.session import Session
 from mysocket.core.wire import NONE, Ack, Reason, Resume, Start
 from mysocket.errors import RemoteProtocolError, StateLoss
@@ -61,15 +62,21 @@ class Outbox:
         self.said_done = False
         self._next = 0
         self._window = 0
+        self._files = False  # the peer takes them
+        self._held: Batch | None = None  # a chunk of a file that was read, and is not for this peer
 
     @property
     def unacknowledged(self) -> int:
         """Bytes that were accepted and are not acknowledged."""
         return self.backlog.end - self.backlog.retired
 
-    def ask(self, session: Session) -> None:
-        """Attach the stream to ``session``; there must be no other."""
+    def ask(self, session: Session, *, files: bool = False) -> None:
+        """Attach the stream to ``session``; there must be no other.
+
+        :param files: the peer takes files.
+        """
         self.session, self.started, self.said_done = session, False, False
+        self._files, self._held = files, None
         session.attach(self.backlog.stream)
 
     def lost(self, session: Session) -> bool:
@@ -103,7 +110,7 @@ class Outbox:
         here = log.chain_at(position)
         if here is None or frame.position != NONE and frame.chain != here:
             raise StateLoss(f"The peer has other data before position {position} than was sent from here")
-        self._next, self._window = position, frame.window
+        self._next, self._window, self._held = position, frame.window, None
         self.started = True
         session.start(Start(position, here))
         return restarted
@@ -127,13 +134,21 @@ class Outbox:
             batch = self.backlog.read(self._next)
             if batch is None:
                 return
+            if batch.kind == Kind.FILE and not self._files:
+                self._held = batch
+                return
             self._next = batch.end
             yield batch
 
     @property
     def waiting(self) -> bool:
         """Is there anything that could be sent at once?"""
-        return self.started and self._next < self.backlog.committed and self._next < self._window
+        return self.started and not self.at_file and self._next < self.backlog.committed and self._next < self._window
+
+    @property
+    def at_file(self) -> bool:
+        """Has the stream come to a file, which the peer does not take?"""
+        return self.started and self._held is not None
 
     def say_done(self) -> None:
         """Say BYE(done), once for each attachment; the input must have ended and all be acknowledged."""

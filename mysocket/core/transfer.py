@@ -89,7 +89,7 @@ def safe_name(text: str) -> str:
     """One component of a path, made of what a sender calls a file: never empty, hidden, an option, or larger than
     :data:`MAX_NAME` bytes; what cannot be seen is replaced."""
     name = normalize("NFC", text.replace("\\", "/").rsplit("/", 1)[-1])
-    name = "".join(character if character.isprintable() else "_" for character in name).strip().lstrip(".").strip()
+    name = "".join(character if character.isprintable() else "_" for character in name).lstrip(". ").rstrip()
     if not name:
         return "file"
     if name[0] == "-":
@@ -98,7 +98,7 @@ def safe_name(text: str) -> str:
     if len(extension.encode()) > MAX_NAME // 2:
         stem, extension = name, ""
     room = MAX_NAME - len(extension.encode())
-    return stem.encode(errors="replace")[:room].decode(errors="ignore") + extension
+    return (stem.encode(errors="replace")[:room].decode(errors="ignore") + extension).rstrip()
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+if TYPE_CHECKING:
+    # Verbs draw such lines, too, and import no Twisted.
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 #: Seconds between two drawings.
 INTERVAL = 0.5

@@ -51,7 +51,7 @@ from mysocket.screen.commands import complete
 
 STDIN = 0
 PROMPT = "> "
-#: Drawings of lines from above a second, while they do not pile up; and characters in one of them, about.
+#: Drawings a second but for what is typed, while lines from above do not pile up; and characters in one of them, about.
 FRAMES = 30
 BATCH = 64 * 1024
 #: Seconds that the end waits for a terminal that takes nothing.
@@ -158,6 +158,7 @@ class Prompt:
         self._next_frame: IDelayedCall | None = None
         self._last_frame = float("-inf")
         self._crowded = False  # more lines wait than one drawing takes
+        self._stale = False  # what is drawn is not what the scene would tell
         self._tick: IDelayedCall | None = None
         self._interrupted = False  # Ctrl-C was the key before
         self._open = self._stopped = False  # for what is typed
@@ -331,7 +332,8 @@ class Prompt:
 
     def refresh(self) -> None:
         """What the scene tells may have changed."""
-        self._app.invalidate()
+        self._stale = True
+        self._schedule()
 
     def _schedule(self) -> None:
         if self._next_frame is None and self._task is not None:
@@ -340,11 +342,13 @@ class Prompt:
 
     def _frame(self) -> None:
         self._next_frame = None
-        if not self._writer.idle or not self._above:
+        if not self._writer.idle:
             return  # what is being written calls again
         self._last_frame = self._reactor.seconds()
-        self._app.renderer.erase()
-        self._write_above(BATCH)
+        self._stale = False
+        if self._above:
+            self._app.renderer.erase()
+            self._write_above(BATCH)
         self._app.invalidate()
 
     def _write_above(self, most: int) -> None:
@@ -374,15 +378,14 @@ class Prompt:
         def written() -> None:
             for call in done:
                 call()
-            if self._above:
+            if self._above or self._stale:
                 self._schedule()
 
         self._writer.write("".join(drawn).encode("utf-8", "replace"), written)
 
     def _ticked(self) -> None:
         self._tick = self._reactor.callLater(TICK, self._ticked)
-        if self._writer.idle:
-            self.refresh()
+        self.refresh()
 
     # Beginning and end ----------------------------------------------------------------------------------------------------------
 

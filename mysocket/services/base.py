@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -21,6 +21,9 @@ from mysocket.errors import DISK, INTERRUPTED, TERMINATED, MySocketError, TimeLi
 from mysocket.settings import Settings
 from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
+
+if TYPE_CHECKING:
+    from mysocket.services.uploads import Uploads
 
 #: Seconds in which connections are closed when the program leaves.
 LEAVE_TIME = 2.5
@@ -52,8 +55,10 @@ class EndpointService(Service, ABC):
         self.finished: Deferred[int] = Deferred()
         self.reactor = reactor
         self.ends = ends
+        #: Files that are sent from here, where the protocol can.
+        self.uploads: Uploads | None = None
         self.resolver = DaemonResolver(reactor)
-        self.watch = Watch(self, policy, clock=reactor, voice=voice, stop_input=ends.stop_input)
+        self.watch = Watch(self, policy, clock=reactor, voice=voice, stop_input=self.stop_input)
         self.admission = self._admission()
         self._ports: list[IListeningPort] = []
         self._closing: Deferred[None] | None = None
@@ -99,6 +104,10 @@ class EndpointService(Service, ABC):
     @abstractmethod
     def abort(self) -> None:
         """Drop every connection that is not closed yet."""
+
+    def stop_input(self) -> None:
+        """Take no more input."""
+        self.ends.stop_input()
 
     def settle_input(self) -> Deferred[None]:
         """No more input is read; fires when what was read is accepted, or cannot be."""
@@ -194,7 +203,7 @@ class EndpointService(Service, ABC):
     # Leaving --------------------------------------------------------------------------------------------------------------------
 
     def _leave(self, verdict: Verdict) -> None:
-        self.ends.stop_input()
+        self.stop_input()
         if verdict.why == "-w" and self.settings.wait is not None:
             peer = self.settings.peer or "every sender"
             self.watch.voice.complain(str(TimeLimit(peer=peer, seconds=self.settings.wait)))
@@ -220,6 +229,7 @@ class EndpointService(Service, ABC):
         self._closing = done
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
+        self._ports.clear()
         closed: Deferred[None] = Deferred()
         calls = [
             self.reactor.callLater(patience, self.abort),
@@ -248,5 +258,5 @@ class EndpointService(Service, ABC):
         self.watch.stop()
         if self._closing is not None:
             return None
-        self.ends.stop_input()
+        self.stop_input()
         return self._name_and_close("it was stopped")

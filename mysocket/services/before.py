@@ -16,7 +16,8 @@ from typing import Any
 
 from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
-from mysocket.errors import PidFileTaken, SpoolLocked, UsageError
+from mysocket.ends.directory import judge
+from mysocket.errors import CannotOpen, PidFileTaken, SpoolLocked, UsageError
 from mysocket.options import STANDARD
 from mysocket.settings import Settings
 from mysocket.spool import lock
@@ -26,7 +27,7 @@ Parent = Mapping[str, Any]
 
 
 def look(settings: Settings, parent: Parent) -> None:
-    """Is there a stdout, if that is wanted? Are the pid file, the spool and the port free?
+    """Is there a stdout, if that is wanted, and a place for files? Are the pid file, the spool and the port free?
 
     :param parent: twistd's own options.
     :raises MySocketError: one is not; the error names the process that has it.
@@ -34,6 +35,7 @@ def look(settings: Settings, parent: Parent) -> None:
     look_at_output(settings, parent)
     look_at_pid_file(parent)
     look_at_spool(settings, parent)
+    look_at_downloads(settings, parent)
     look_at_port(settings)
 
 
@@ -84,6 +86,24 @@ def look_at_spool(settings: Settings, parent: Parent) -> None:
     holder = lock.holder(os.path.join(parent.get("rundir") or "", settings.spool), parent.get("uid"))
     if holder is not None and holder.role not in lock.SHORT:
         raise SpoolLocked(directory=settings.spool, pid=holder.pid, role=holder.role)
+
+
+def look_at_downloads(settings: Settings, parent: Parent) -> None:
+    """It is made where there is none, but only by the service itself."""
+    if settings.download_dir is None or parent.get("chroot") is not None:
+        return
+    path, owner = os.path.join(parent.get("rundir") or "", settings.download_dir.rstrip("/") or "/"), parent.get("uid")
+    try:
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            os.stat(os.path.join(os.path.dirname(path) or ".", ""))
+            return
+    except OSError as problem:
+        raise CannotOpen(problem.strerror or str(problem), where=settings.download_dir) from None
+    judge(settings.download_dir, found, owner)
+    if owner is None and not os.access(path, os.W_OK | os.X_OK):
+        raise CannotOpen("it cannot be written to", where=settings.download_dir)
 
 
 def look_at_port(settings: Settings) -> None:

@@ -112,6 +112,14 @@ class ServiceDesk:
         return None
 
     @property
+    def no_files(self) -> str | None:
+        link = self._service.own_link
+        if link is None or not link.linked or link.peer is None or link.peer.files:
+            return None
+        why = "takes no files: it was started without --download-dir. Start it with one, then send the file again"
+        return f"{link.peer_text} {why}"
+
+    @property
     def greeting(self) -> Greeting:
         settings, ports = self._service.settings, self._service.port_numbers
         port: int | str | None = ports[0] if ports else settings.port

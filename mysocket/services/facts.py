@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from mysocket.carriers.admission import is_loopback
+from mysocket.errors import ClosedWithoutWord, HandshakeTimeout, MySocketError, NotMySocket, UnknownHost, Unreachable
 from mysocket.screen.invitation import command, own_address
 from mysocket.screen.status import Facts
 from mysocket.services.linked import LinkService
+
+#: What is wrong with the peer, in a word or two. Where nothing listens, it is simply not there yet.
+PROBLEMS: dict[type[MySocketError], str] = {
+    ClosedWithoutWord: "closes the connection",
+    HandshakeTimeout: "does not answer",
+    NotMySocket: "is no MySocket",
+    UnknownHost: "name unknown",
+    Unreachable: "unreachable",
+}
 
 
 class Glance:
@@ -28,6 +38,8 @@ class Glance:
         sessions = [carrier.session for link in up for carrier in link.connections]
         return Facts(
             peer=(one.peer.name if one is not None and one.peer is not None else "") or settings.peer or "",
+            host=_host(service),
+            problem=PROBLEMS.get(type(attempts.error), "") if attempts.error is not None else "",
             listening=" and ".join(service.listening),
             linked=bool(up),
             met=bool(links),
@@ -53,3 +65,8 @@ class Glance:
             near = service.settings.peer is None and not service.settings.allow or host is not None and is_loopback(host)
             self._command = command(service.settings, service.port_numbers, "localhost" if near else own_address(host))
         return self._command
+
+
+def _host(service: LinkService) -> str:
+    host = service.peer_host or ""
+    return "" if host and is_loopback(host) else host

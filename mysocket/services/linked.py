@@ -19,19 +19,26 @@ from mysocket.core.batch import END
 from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.session import Heartbeat
 from mysocket.core.wire import Input, Reason
+from mysocket.ends.directory import current_umask
+from mysocket.ends.downloads import Downloads
 from mysocket.ends.progress import ProgressDisplay, ProgressLine
 from mysocket.ends.shelf import InboxSink, Passing, PassingSink
+from mysocket.ends.sorting import SortingSink
 from mysocket.ends.stdio import Ends
+from mysocket.ends.worker import Worker
 from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
-from mysocket.node import Character, Node
+from mysocket.node import WINDOW, Character, Node
 from mysocket.sending import messages_text
 from mysocket.services.base import EndpointService
+from mysocket.services.outlet import HeldTaker, OwnOutlet
+from mysocket.services.uploads import Uploads
 from mysocket.settings import Settings
 from mysocket.watch import Voice
 
 if TYPE_CHECKING:
-    from mysocket.receiving import Sink
+    from mysocket.ends.directory import Directory
+    from mysocket.ends.sink import Sink
     from mysocket.spool.disk import DiskSpool
     from mysocket.spool.inbox import Feed
     from mysocket.spool.interface import Spool
@@ -60,6 +67,7 @@ class LinkService(EndpointService):
     :param random_bytes: gives ids; ``os.urandom``.
     :param spool: keeps what waits, and positions; it is started and closed here. None: memory mode.
     :param attended: other programs read what it receives, and see how it is (:attr:`reception`).
+    :param downloads: where files that are received go; None: it takes none. It is closed here.
     :raises OtherPeerWaits: what waits in the spool is for another peer.
     """
 
@@ -74,6 +82,7 @@ class LinkService(EndpointService):
         random_bytes: Callable[[int], bytes] = os.urandom,
         spool: DiskSpool | None = None,
         attended: bool = False,
+        downloads: Directory | None = None,
     ) -> None:
         policy = Policy(keep_open=settings.keep_open or ends.stays, linger=settings.linger, wait=settings.wait)
         super().__init__(settings, reactor, voice=voice, ends=ends, policy=policy)
@@ -96,10 +105,16 @@ class LinkService(EndpointService):
             max_message=settings.max_message,
             heartbeat=Heartbeat.for_wait(settings.wait),
             accept_loss=settings.accept_loss,
+            files=downloads is not None,
         )
+        #: The files that are received, if it takes any.
+        self.downloads = self._open_downloads(downloads) if downloads is not None else None
         #: What comes in, for those who read it from the service.
         self.feed: Feed | None = None
         sink = None if settings.send_only else self._sink(spool, shared=character.hub, attended=attended)
+        if sink is not None and self.downloads is not None:
+            # A sender has not heard of what is not more than a window back, and the parts of a message that are granted on top.
+            sink = SortingSink(sink, self.downloads, behind=WINDOW + settings.max_message if spool is None else None)
         self.node = Node(
             character,
             clock=reactor,
@@ -112,8 +127,18 @@ class LinkService(EndpointService):
         )
         self.node.on_link = self._got_link
         self.node.on_no_link = self._listen_to_spool
+        self.node.on_broken_off = self._broken_off
         #: Called when the own stream has come further, or may have room.
         self.on_progress: Callable[[], None] = lambda: None
+        self.uploads: Uploads = Uploads(
+            OwnOutlet(self, spool),
+            clock=reactor,
+            hand=Worker(reactor.callFromThread),
+            random_bytes=random_bytes,
+            wall=time.time,
+            tell=self.watch.tell,
+            complain=self.watch.voice.complain,
+        )
         self._listen_to_spool()
         #: Where other programs talk to the service, if they do.
         self.reception: Reception | None = None
@@ -126,6 +151,31 @@ class LinkService(EndpointService):
         self._dialler: Service | None = None
         self._progress_line = progress
         self._progress: ProgressDisplay | None = None
+
+    def _open_downloads(self, directory: Directory) -> Downloads:
+        downloads = Downloads(
+            directory,
+            post=self.reactor.callFromThread,
+            now=self.reactor.seconds,
+            tell=self.watch.tell,
+            failed=self.watch.fail,
+            durable=self._spool is not None,
+            accept_loss=self.settings.accept_loss,
+            umask=current_umask(),
+        )
+        downloads.on_full = self._tell_full
+        downloads.on_loss = self._lost_file
+        return downloads
+
+    def _lost_file(self, text: str) -> None:
+        self.watch.voice.complain(text)
+        self.node.missing = True
+        self.watch.changed()
+
+    def _broken_off(self, link: Link) -> None:
+        """Another node has come in the place of the one peer: nothing more will come of what that was sending."""
+        if self.downloads is not None and not self.node.character.hub and link.peer is not None:
+            self.downloads.broken_off(besides=link.peer.node)
 
     def _sink(self, spool: DiskSpool | None, *, shared: bool, attended: bool) -> Sink:
         if spool is not None and spool.inbox is not None:
@@ -149,6 +199,11 @@ class LinkService(EndpointService):
 
     def _progressed(self) -> None:
         self.on_progress()
+        self.uploads.go_on()
+
+    def stop_input(self) -> None:
+        super().stop_input()
+        self.uploads.stop()
 
     @property
     def own_link(self) -> Link | None:
@@ -203,11 +258,15 @@ class LinkService(EndpointService):
             if self.ends.stays and self._spool.in_message and not self.settings.recv_only:
                 self.watch.tell("an input was broken off in the middle of a message here: the message ends as far as it came")
                 self._spool.append(END)
+        if self.downloads is not None:
+            self.downloads.start()
         heartbeat = self.node.character.heartbeat
         if self.reception is not None:
             self.reception.open()
         await self.listen(StreamFactory(dialler=False, clock=self.reactor, owner=self.node.strangers, heartbeat=heartbeat))
         self.node.start()
+        if self._spool is not None and not self.settings.recv_only:
+            self.uploads.resume(self._spool.bookmarks, here=self.ends.interactive or self.ends.stays)
         peer = self.settings.peer
         if peer is None:
             return
@@ -244,11 +303,12 @@ class LinkService(EndpointService):
     def _got_link(self, link: Link) -> None:
         self._own_link = link
         link.sending.on_progress = self._progressed
+        link.sending.on_acknowledged = self.ends.acknowledged
         self._progressed()
         if self.ends.input is Input.NONE:
             link.sending.end(mark=False)
             return
-        self.ends.start_input(link, failed=self.watch.fail, ended=self._input_ended)
+        self.ends.start_input(HeldTaker(link, self.uploads, self.watch.tell), failed=self.watch.fail, ended=self._input_ended)
         if self._progress_line is not None and self.ends.input is Input.FINITE:
             spool = link.sending.spool
             self._progress = ProgressDisplay(self.reactor, self._progress_line, lambda: spool.retired, self.ends.input_size)
@@ -300,8 +360,28 @@ class LinkService(EndpointService):
             )
 
     def close_storage(self) -> Deferred[None]:
-        closed, reception = self._close_spool(), self.reception
+        closed, reception = self._close_downloads().addCallback(lambda _: self._close_spool()), self.reception
         return closed if reception is None else closed.addCallback(lambda _: reception.leave())
+
+    def _close_downloads(self) -> Deferred[None]:
+        """Fires when what could be written of files is, and those who sent it were told; a disk that hangs holds nobody."""
+        closed: Deferred[None] = Deferred()
+        downloads = self.downloads
+        if downloads is None:
+            return super().close_storage()
+
+        def done() -> None:
+            if not closed.called:
+                patience.cancel()
+                closed.callback(None)
+
+        def give_up() -> None:
+            downloads.abandon()
+            closed.callback(None)
+
+        patience = self.reactor.callLater(SETTLE_TIME, give_up)
+        downloads.close(done)
+        return closed
 
     def _close_spool(self) -> Deferred[None]:
         closed: Deferred[None] = Deferred()
@@ -318,6 +398,10 @@ class LinkService(EndpointService):
         return closed
 
     def name_undelivered(self) -> None:
+        for text in self.uploads.left():
+            self.watch.voice.complain(f"not sent to its end: {text}")
+        for text in self.downloads.left() if self.downloads is not None else ():
+            self.watch.tell(f"not received to its end: {text}")
         if self._spool is not None:
             self._name_kept(self._spool)
             return

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mysocket.control.protocol import Greeting, Line
+from mysocket.ends.downloads import Downloads
 from mysocket.link import Link
 from mysocket.services.linked import LinkService
 from mysocket.spool.disk_inbox import DiskInbox
@@ -68,9 +69,17 @@ def state(service: LinkService, greeting: Greeting, since: float, backlog: Backl
             "connections": counters.connections,
         },
         "inbox": _inbox(inbox, pid_of) if inbox is not None else None,
+        "downloads": _downloads(service.downloads) if service.downloads is not None else None,
         "full": service.full or None,
         "state_lost": str(service.watch.error) if service.watch.error is not None else None,
     }
+
+
+def _downloads(downloads: Downloads) -> list[Line]:
+    return [
+        {"name": one.name, "peer": one.peer, "size": one.size, "offset": one.offset}
+        for one in islice(downloads.under_way, LISTED)
+    ]
 
 
 def _dial(service: LinkService, now: float) -> Line | None:

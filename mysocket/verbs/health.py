@@ -84,7 +84,7 @@ def rows(status: object, now: float) -> list[Row]:
     :param now: seconds since the epoch.
     """
     state = Part(status)
-    return [*_link(state, now), *_trouble(state), *_out(state, now), *_inbox(state, now), *_figures(state), *_service(state, now)]
+    return [*_link(state, now), *_trouble(state), *_waiting(state, now), *_figures(state), *_service(state, now)]
 
 
 # The link -----------------------------------------------------------------------------------------------------------------------
@@ -185,6 +185,20 @@ def _room(part: Part, then: str) -> str:
     if room <= 0:
         return f"; full: {then}"
     return f"; room for {size(int(room))}" + (f" of {size(int(capacity))}" if capacity is not None else "")
+
+
+def _waiting(state: Part, now: float) -> Iterator[Row]:
+    yield from _out(state, now)
+    yield from _inbox(state, now)
+    downloads = state.parts("downloads")
+    for download in downloads[:ROWS]:
+        of = f" of {size(download.size('size'))}" if download.number("size") is not None else ""
+        yield Row(
+            "receiving",
+            f"{download.text('name') or 'a file'} from {download.text('peer') or 'a peer'}: {size(download.size('offset'))}{of}",
+        )
+    if len(downloads) > ROWS:
+        yield Row("", f"and {_count(len(downloads) - ROWS, 'more file')}; --json lists them")
 
 
 # The inbox ----------------------------------------------------------------------------------------------------------------------

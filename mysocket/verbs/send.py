@@ -6,6 +6,7 @@ Rules
 2. It is silent, and the status is 0, when all is accepted. Else it says how much is.
 3. A spool that no service holds is appended to, each time for a moment; when a service takes it meanwhile, that gets the rest.
 4. What is appended at once ends whole messages: no one comes behind half of one.
+5. A file is one transfer. One that is given up in the middle ends with a word that says so, wherever that can still be said.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from mysocket.control.client import PATIENCE, Connection, find
+from mysocket.control.protocol import REQUEST_SIZE
 from mysocket.control.request import Request
 from mysocket.control.sender import Input, Sender
 from mysocket.core.batch import Flag, Piece
@@ -23,17 +27,23 @@ from mysocket.errors import INTERRUPTED, TIME_LIMIT, MySocketError, NoService, S
 from mysocket.options import MAX_SPOOL, Cut
 from mysocket.verbs.pieces import STDIN, Nothing, Stdin, interrupts, text_pieces
 
+if TYPE_CHECKING:
+    from mysocket.verbs.files import Files
+
 STDERR = 2
 #: Bytes that are appended to a spool at once, about; a message is not divided.
 GROUP = 4 * 1024 * 1024
 #: Seconds between two looks whether a spool has room, and between two at a service that is just starting.
 LOOK, PAUSE = 0.2, 0.05
+#: Bytes that a spool may hold beyond its bound so that the last word about a file finds room.
+LAST_ROOM = 1024 * 1024
 
 
 def run(
     *words: str,
     port: int | str | None,
     spool: str | None,
+    file: tuple[str, ...],
     delivered: bool,
     wait: float | None,
     stream: bool,
@@ -47,14 +57,31 @@ def run(
     :raises MySocketError: not all of it was accepted.
     """
     cut: Cut = "stream" if stream else "whole" if whole else "null" if null else "lines"
+    id = os.urandom(REQUEST_SIZE)
+    files = _files(file, words, id) if file else None
     pieces = text_pieces(words, cut) if words else []
-    source: Input = Nothing() if words else Stdin(cut)
-    if not words and not quiet and os.isatty(STDIN):
+    source: Input = files if files is not None else Nothing() if words else Stdin(cut)
+    if isinstance(source, Stdin) and not quiet and os.isatty(STDIN):
         _say("type what is to be sent; Ctrl-D ends it" + " (nothing is sent before that)" * whole)
-    sending = _Sending(port, spool, delivered, wait, source, verbose=verbose, quiet=quiet)
+    sending = _Sending(port, spool, delivered, wait, source, id=id, files=files, verbose=verbose, quiet=quiet)
     with interrupts() as wake:
-        sending.run(pieces, wake)
+        try:
+            sending.run(pieces, wake)
+        finally:
+            sending.clear()
     return 0
+
+
+def _files(paths: tuple[str, ...], words: tuple[str, ...], id: bytes) -> Files:
+    """
+    :raises UsageError: there is TEXT, too.
+    :raises NotSendable: one cannot be sent.
+    """
+    if words:
+        raise UsageError("--file and TEXT exclude each other: a file is sent as it is, and nothing with it")
+    from mysocket.verbs.files import Files
+
+    return Files(paths, id)
 
 
 class _Sending:
@@ -68,6 +95,8 @@ class _Sending:
         wait: float | None,
         source: Input,
         *,
+        id: bytes,
+        files: Files | None,
         verbose: bool,
         quiet: bool,
     ) -> None:
@@ -76,11 +105,20 @@ class _Sending:
         self._delivered = delivered
         self._wait = wait
         self._source = source
+        self._id = id
+        self._files = files
         self._verbose = verbose
         self._quiet = quiet
         #: Bytes that were appended to the spool.
         self._kept = 0
         self._full = ""
+        self._moved: Callable[[int], None] = lambda accepted: None
+        self.clear: Callable[[], None] = lambda: None
+        if files is not None and not quiet and os.isatty(STDERR):
+            from mysocket.verbs.files import Meter, write_to
+
+            meter = Meter(files.size, write_to(STDERR))
+            self._moved, self.clear = meter.show, meter.clear
 
     def run(self, pieces: list[Piece], wake: int | None) -> None:
         connection = self._find() if self._spool is None else self._find_by_spool(self._spool)
@@ -94,6 +132,7 @@ class _Sending:
 
     def _tell(self, text: str) -> None:
         if not self._quiet:
+            self.clear()
             _say(text)
 
     # To the service -------------------------------------------------------------------------------------------------------------
@@ -135,7 +174,7 @@ class _Sending:
         return None
 
     def _give(self, connection: Connection, pieces: list[Piece], wake: int | None) -> None:
-        request = Request(os.urandom(16))
+        request = Request(self._id)
         request.give(pieces)
         if self._source.ended:
             request.finish()
@@ -148,12 +187,15 @@ class _Sending:
             wake=wake,
             tell=self._tell,
             before=self._kept,
+            files=self._files,
+            moved=self._moved,
         )
         try:
             sender.run()
         finally:
             sender.connection.close()
         if self._verbose:
+            self.clear()
             kept = "" if connection.greeting.spool is not None else ", in memory"
             how = "acknowledged by the peer" if self._delivered else f"accepted by process {sender.connection.pid}{kept}"
             _say(f"{request.accepted} bytes {how}; position {request.position}")
@@ -170,15 +212,18 @@ class _Sending:
                 pieces = self._gather(pieces, wake)
                 connection = self._append(path, pieces, wake)
             except MySocketError as problem:
-                raise self._failed(str(problem), problem.status) from None
+                raise self._failed(str(problem), problem.status, self._cancel(path, pieces, str(problem))) from None
             except InterruptedError:
-                raise self._failed("Interrupted.", INTERRUPTED) from None
+                cancelled = self._cancel(path, pieces, "the sender was interrupted")
+                raise self._failed("Interrupted.", INTERRUPTED, cancelled) from None
             except TimeoutError:
+                cancelled = self._cancel(path, pieces, "the sender has given up")
                 why = f"Not accepted within {self._wait:g} s (-w): {self._full} is full."
-                raise self._failed(why, TIME_LIMIT) from None
+                raise self._failed(why, TIME_LIMIT, cancelled) from None
             if connection is not None:
                 return pieces, connection
             self._kept += sum(len(piece.payload) for piece in pieces)
+            self._moved(self._kept)
             pieces = []
         if self._kept:
             self._tell(f"no service runs on {path}: kept in the spool; the next service or mysocket --spool {path} sends it")
@@ -223,9 +268,27 @@ class _Sending:
             _ready(None, wake, left)
         return None
 
-    def _failed(self, why: str, status: int) -> Unsent:
+    def _cancel(self, path: str, dropped: list[Piece], why: str) -> bool:
+        """Say in the spool that the rest of a file will not come; True if that was to be said, and is."""
+        from mysocket.spool.direct import Full, append
+
+        if self._files is None or not self._kept or not (last := self._files.cancel(why, dropped)):
+            return False
+        try:
+            append(path, last, capacity=MAX_SPOOL + LAST_ROOM, wall=time.time, random_bytes=os.urandom)
+        except (MySocketError, Full):
+            return False
+        return True
+
+    def _failed(self, why: str, status: int, cancelled: bool) -> Unsent:
         if not self._kept:
             return Unsent("Nothing of it is accepted", why=why, status=status)
+        if cancelled:
+            text = "The transfer is cancelled, and the other side will be told so; to send the file, begin anew"
+            return Unsent(text, why=why, status=status)
+        if self._files is not None:
+            text = f"Of the transfer {self._kept} bytes are accepted, and the rest will not come; to send the file, begin anew"
+            return Unsent(text, why=why, status=status)
         text = f"Of the input {self._kept} bytes are accepted; the rest can be given again (tail -c +{self._kept + 1})"
         return Unsent(text, why=why, status=status)
 

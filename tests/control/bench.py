@@ -133,6 +133,7 @@ class Service:
         self.clock = Clock()
         self.outcomes = Outcomes(self.log, self.kept.bookmarks, self.clock.seconds)
         self.no_input: str | None = None
+        self.no_files: str | None = None
         self.feed = feed
         self.max_message = max_message
         self.stopped = 0

@@ -194,13 +194,21 @@ class Person:
         whole: bool = False,
         heartbeat: Heartbeat = Heartbeat(),
         max_message: int = 2**24,
+        files: bool = False,
     ) -> None:
         self.clock = clock
         self.said: list[str] = []
         self.errors: list[MySocketError] = []
         self.sink = SlowSink(whole=whole)
         character = Character(
-            name=name, input=input, hub=hub, handed=handed, takes=takes, heartbeat=heartbeat, max_message=max_message
+            name=name,
+            input=input,
+            hub=hub,
+            handed=handed,
+            takes=takes,
+            heartbeat=heartbeat,
+            max_message=max_message,
+            files=files,
         )
         self.node = Node(
             character, clock=clock, random_bytes=Random(seed).randbytes, sink=self.sink if takes else None, watcher=self

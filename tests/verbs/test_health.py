@@ -294,3 +294,16 @@ def test_long_rows_are_cut_between_words() -> None:
     assert lines[1].startswith(" " * LABEL) and not lines[1][LABEL:].startswith(" ")
     joined = "".join(" " + line[LABEL:] if line.startswith(" " * LABEL) else "\n" + line for line in lines)
     assert joined[1:] + "\n" == shown(LINKED)
+
+
+# Files --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_come_are_shown() -> None:
+    files = [{"name": "a.csv", "peer": "hub", "size": 5_000_000, "offset": 1_200_000}, {"name": "", "peer": "hub", "offset": 7}]
+    shown = [str(row) for row in rows(changed(downloads=files), NOW)]
+    assert "receiving     a.csv from hub: 1.2 MB of 5.0 MB" in shown and "receiving     a file from hub: 7 bytes" in shown
+    many = [str(row) for row in rows(changed(downloads=files * 10), NOW)]
+    assert any("and 10 more files; --json lists them" in row for row in many)
+    for nothing in (None, [], "x", [3], [{}]):
+        assert rows(changed(downloads=nothing), NOW)
