@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.run import BenchError, environment, free_port, lines_file, median, process, progress
+from bench.run import BenchError, free_port, lines_file, median, process, progress
 from bench.service import TWISTD
 
 Run = Callable[[Path, Path], "Cost"]
@@ -78,7 +78,7 @@ def sent(source: Path, place: Path) -> Cost:
     receive = [*twistd, "--port", str(hub), "--peer", f"127.0.0.1:{here}", "--download-dir", str(down)]
     serve = [*twistd, "--port", str(here), "--peer", f"127.0.0.1:{hub}"]
     nothing = subprocess.DEVNULL
-    with _at_run_time(place), process(receive, nothing, nothing) as receiver, process(serve, nothing, nothing) as service:
+    with _at_home(place), process(receive, nothing, nothing) as receiver, process(serve, nothing, nothing) as service:
         for one in (receiver, service):
             one.wait_said("linked with")
         begun, before = time.monotonic(), receiver.cpu_now() + service.cpu_now()
@@ -95,7 +95,7 @@ def typed(source: Path, place: Path) -> Cost:
     down.mkdir()
     nothing = subprocess.DEVNULL
     receive = _mysocket("-p", hub, "--peer", f"127.0.0.1:{here}", "--recv-only", "-k", "--download-dir", down)
-    with process(receive, nothing, nothing) as receiver, _terminal() as (master, slave):
+    with _at_home(place), process(receive, nothing, nothing) as receiver, _terminal() as (master, slave):
         receiver.wait_bound(hub)
         with process(_mysocket("-p", here, "--peer", f"127.0.0.1:{hub}"), slave, slave) as session:
             receiver.wait_said("linked with")
@@ -130,16 +130,19 @@ def _terminal() -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _at_run_time(place: Path) -> Iterator[None]:
-    """Control sockets of what is measured are not those of what else runs here."""
-    before = environment().get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(place)
+def _at_home(place: Path) -> Iterator[None]:
+    """Control sockets and the history are not those of what else runs here, and a terminal is one of the usual kind."""
+    ours = {"XDG_RUNTIME_DIR": str(place), "XDG_STATE_HOME": str(place), "TERM": "xterm-256color"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop("XDG_RUNTIME_DIR")
-        if before is not None:
-            os.environ["XDG_RUNTIME_DIR"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 WAYS: dict[str, Run] = {"pipe": piped, "/send": typed, "send --file": sent}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mysocket.commandline import parse_command_line, parse_verb
 from mysocket.ends.closed import fill_closed
@@ -59,58 +58,8 @@ def run_verb(verb: Verb, argv: Sequence[str], closed: set[int]) -> int:
 
 def run(settings: Settings, closed: set[int]) -> int:
     """Run a session with this process's stdin and stdout."""
-    from mysocket.screen.choice import install_reactor, is_for_screen
-
     if 1 in closed and not settings.send_only and settings.output_file is None:
         raise CannotOpen("it is closed; redirect it, or give --output FILE or --send-only", where="stdout")
-    on_screen = is_for_screen(settings, os.environ)
-    if on_screen:
-        install_reactor()
-    from twisted.internet import reactor as installed
+    from mysocket.foreground import run as run_session
 
-    from mysocket.ends.progress import ProgressLine
-    from mysocket.service import SignalWaker, make_service, make_session, use_monotonic_time, watch_hangup
-    from mysocket.watch import Voice
-
-    reactor: Any = installed
-    use_monotonic_time(reactor)
-    line = ProgressLine(write)
-    session = make_session(settings, reactor) if on_screen else None
-
-    def say_below(text: str) -> None:
-        line.clear()
-        say(text)
-
-    above = session.note if session is not None and os.isatty(2) else say_below
-    voice = Voice(above, quiet=settings.quiet, verbose=settings.verbose)
-    watched = os.isatty(2) and not os.isatty(1) and not settings.quiet
-    service = make_service(
-        settings,
-        reactor,
-        voice=voice,
-        closed=closed,
-        banner=lambda text: write(f"{text}\n"),
-        progress=line if watched else None,
-        session=session,
-    )
-    status: list[int] = []
-
-    def finished(found: int) -> None:
-        status.append(found)
-        if session is not None:
-            session.leave().addBoth(lambda _: reactor.stop())
-        else:
-            reactor.stop()
-
-    def start() -> None:
-        waker = SignalWaker()
-        reactor.addReader(waker)
-        signal.signal(signal.SIGINT, lambda *_: reactor.callFromThread(service.watch.interrupt))
-        signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(service.watch.terminate))
-        watch_hangup(reactor, service)
-        service.finished.addCallback(finished)
-        service.startService()
-
-    reactor.callWhenRunning(start)
-    reactor.run(installSignalHandlers=False)
-    return status[0] if status else 1
+    return run_session(settings, closed, write)

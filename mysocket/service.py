@@ -10,21 +10,18 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import ConnectionRefused, MySocketError
+from mysocket.runtime import use_monotonic_time
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
@@ -32,11 +29,6 @@ from mysocket.watch import Voice, Watch
 if TYPE_CHECKING:
     from mysocket.screen.session import Session
     from mysocket.spool.disk import DiskSpool
-
-
-def use_monotonic_time(reactor: Any) -> None:
-    """Timers follow the monotonic clock. Twisted's follow the wall clock (twisted#2424): a step of it stops or fires them all."""
-    reactor.seconds = time.monotonic
 
 
 def make_service(
@@ -61,13 +53,6 @@ def make_service(
         session.write_to(spool.output if spool is not None else None)
         return _attend(session, _compose(settings, reactor, voice, session, spool=spool))
     return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
-
-
-def make_session(settings: Settings, reactor: Any) -> Session:
-    """The person at this process's terminal."""
-    from mysocket.screen.session import Session
-
-    return Session(reactor, max_message=settings.max_message, full_time=settings.timestamps, output=settings.output_file)
 
 
 def _attend(session: Session, service: EndpointService) -> EndpointService:
@@ -236,32 +221,6 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         wall=time.time,
         random_bytes=os.urandom,
     )
-
-
-@implementer(IReadDescriptor)
-class SignalWaker:
-    """Wakes the reactor when a signal has come: one that does not install its own handlers has no other waker.
-
-    Python runs the handler of a signal between two of its own instructions. If the signal comes right before the reactor begins
-    to wait, or to another thread, that would be after the wait only; the byte which the C code writes to this pipe ends it.
-    """
-
-    def __init__(self) -> None:
-        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-
-    def doRead(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._read, 4096)
-
-    def fileno(self) -> int:
-        return self._read
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends."""
-
-    def logPrefix(self) -> str:
-        return "signals"
 
 
 def watch_hangup(reactor: Any, service: EndpointService) -> None:

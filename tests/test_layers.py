@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     *("errors", "failpoints", "_version"),
     *("core", "spool", "carriers", "ends", "metrics", "sending", "receiving", "link", "strangers", "node", "watch", "control"),
-    *("values", "options", "settings", "screen", "commandline", "peer", "api", "services", "service", "verbs", "cli", "tap"),
+    *("values", "options", "settings", "screen", "commandline", "peer", "api", "services", "runtime"),
+    *("service", "foreground", "verbs", "cli", "tap"),
     # `python -m mysocket`, and the public names, which __init__ fetches only when they are asked for.
     *("__main__", "__init__"),
 ]

@@ -20,7 +20,7 @@ STEPPED = textwrap.dedent(
     time.time = lambda: real() + step[0]
     from twisted.internet import reactor
     if sys.argv[1] == "ours":
-        from mysocket.service import use_monotonic_time
+        from mysocket.runtime import use_monotonic_time
         use_monotonic_time(reactor)
     def fired():
         print("fired", flush=True)
@@ -48,8 +48,8 @@ def test_the_clock_is_set_in_one_place_which_both_front_ends_pass() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Assign) and any(ast.unparse(target).endswith("reactor.seconds") for target in node.targets):
                 setters.append(path.name)
-    assert setters == ["service.py"]
-    for front, function in (("cli.py", "run"), ("service.py", "make_twistd_service")):
+    assert setters == ["runtime.py"]
+    for front, function in (("foreground.py", "run"), ("service.py", "make_twistd_service")):
         tree = ast.parse((ROOT / "mysocket" / front).read_text())
         [body] = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
         assert any(isinstance(node, ast.Call) and ast.unparse(node.func) == "use_monotonic_time" for node in ast.walk(body))

@@ -21,15 +21,3 @@ def is_for_screen(settings: Settings, environ: Mapping[str, str], terminals: tup
         # Nothing is typed; or what comes need not be lines; or it is for programs.
         return False
     return find_spec("prompt_toolkit") is not None
-
-
-def install_reactor() -> None:
-    """Make asyncio's event loop the one that Twisted runs on."""
-    import asyncio
-
-    from twisted.internet import asyncioreactor
-
-    # Set first: without it prompt_toolkit would find another loop, and never start.
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    asyncioreactor.install(loop)

@@ -111,13 +111,17 @@ class Session(Ends):
 
     # Ends -----------------------------------------------------------------------------------------------------------------------
 
-    def greet(self) -> None:
-        # A call later asyncio's loop runs. And not before there is something to read above the prompt: tmux pushes a prompt that
-        # stood at the very top of its window into the scrollback when it is erased.
-        self._reactor.callLater(0, self.prompt.start)
+    def begin(self) -> None:
+        """Show the prompt. The reactor has begun to run."""
         self.note(WELCOME)
         if self._history_problem:
             self.note(f"no history is kept: {self._history_problem}")
+        # A call later asyncio's loop runs. And not before there is something above it: tmux pushes a prompt that stood at the top
+        # of its window into the scrollback when it is erased.
+        self._reactor.callLater(0, self.prompt.start)
+
+    def greet(self) -> None:
+        """That was done at the beginning."""
 
     def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> Any:
         self._on_failure = failed

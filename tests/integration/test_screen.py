@@ -843,6 +843,7 @@ class RawPeer:
 def test_nothing_that_a_peer_sends_is_obeyed(desk: Desk) -> None:
     person = desk.person(here := free_port(), "127.0.0.1", free_port())
     person.wait_ready()
+    person.wait_seen("listening on")
     person.type("my line")
     person.wait_typed("my line")
     with RawPeer(here, "\x1b]0;x\x07\u202e\x9bname\r\n> ") as peer:
@@ -960,6 +961,7 @@ def test_no_color_takes_the_colours_only(desk: Desk) -> None:
 def test_a_terminal_that_does_not_read_holds_the_peer_back_and_loses_nothing(desk: Desk) -> None:
     person = desk.person(here := free_port(), "127.0.0.1", free_port())
     person.wait_ready()
+    person.wait_seen("listening on")
     count = 20_000
     with RawPeer(here) as peer:
         person.wait_status_line("connected")
