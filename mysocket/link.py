@@ -249,6 +249,7 @@ class Link:
             self.away_since = carrier.session.heard if carrier.session.fell_silent else self.clock.seconds()
             self.linked_since = None
             self._tell_lost(reason)
+            self._give_up_mark()
         self.settle()
         self._company.changed(self)
 
@@ -261,6 +262,11 @@ class Link:
         undelivered = self.sending.undelivered
         waiting = f"; {undelivered} bytes wait to be acknowledged" if undelivered else ""
         self._company.tell(f"lost the connection to {self.peer_text} ({reason.getErrorMessage()}){waiting}")
+
+    def _give_up_mark(self) -> None:
+        """A person who leaves does not wait for a peer that has finished and left, only to tell it so."""
+        if self.hello.input is Input.OPEN and (self.receiving.over or self._left_told):
+            self.sending.forget_end_mark()
 
     def _detach(self, session: Session) -> None:
         """The session carries nothing any more: its streams need another."""

@@ -103,7 +103,7 @@ class Sending:
             self._marked = True
 
     def forget_end_mark(self) -> None:
-        """An end mark alone need not be delivered to a peer that takes nothing.
+        """An end mark alone need not be delivered to a peer that takes nothing, or of a person to one that has left.
 
         In a spool it stays: a peer that takes it later would miss what is retired, and call that a loss.
         """

@@ -632,6 +632,25 @@ def test_a_person_who_leaves_with_everything_delivered_is_done(clock: Clock) -> 
     assert receiver.facts().progress is Progress.DONE and not receiver.node.missing
 
 
+@pytest.mark.parametrize("input", [Input.OPEN, Input.FINITE])
+def test_both_end_at_once_and_the_peer_is_gone_before_it_has_heard_of_ours(clock: Clock, input: Input) -> None:
+    """A person does not wait for a peer that has finished and left; a pipe does: status 0 says that its end has arrived."""
+    person, peer = Person(clock, 1, input=input), Person(clock, 2)
+    connection = shake_hands(person, peer)
+    give(person, b"hello\n")
+    give(peer, b"and back\n")
+    end(peer)
+    for _ in range(3):
+        run(connection)
+        clock.advance(0.03)
+    assert peer.facts().told and person.facts().progress is Progress.DONE
+    person.link.end_input(wanted=input is Input.FINITE)
+    assert not person.link.sending.delivered  # its end mark is on the way
+    connection.cut()
+    run(connection)
+    assert person.link.sending.delivered is (input is Input.OPEN)
+
+
 def test_text_from_a_peer_is_shown_on_one_line_and_escaped(clock: Clock) -> None:
     person = Person(clock, 1)
     stranger = linked_stranger(person, name="evil\n\x1b[2Jname")
