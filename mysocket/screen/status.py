@@ -30,7 +30,7 @@ class Facts:
     :ivar waiting: own messages of this session that are not acknowledged.
     :ivar waiting_bytes: bytes that are not acknowledged, those of earlier sessions too.
     :ivar kept: they survive this process.
-    :ivar takes_files: the peer has a --download-dir.
+    :ivar takes: the peer takes messages (no --send-only); ``takes_files``: it has a --download-dir.
     :ivar round_trip: seconds a PING took.
     :ivar command: what to type on the other machine.
     :ivar leaving: the session is over but for what must still be delivered.
@@ -49,6 +49,7 @@ class Facts:
     waiting: int = 0
     waiting_bytes: int = 0
     kept: bool = False
+    takes: bool = True
     takes_files: bool = False
     round_trip: float | None = None
     command: str | None = None
@@ -149,7 +150,9 @@ def report(facts: Facts, transfers: Sequence[str]) -> str:
     lines = [f"{one_line(facts.peer, 40) or 'anybody'}: {_link(facts).text}{heard}{trip}"]
     if facts.listening:
         lines.append(f"listening on {facts.listening}")
-    if facts.linked:
+    if facts.linked and not facts.takes:
+        lines.append("it takes nothing (--send-only)")
+    elif facts.linked:
         lines.append("it takes files" if facts.takes_files else "it takes no files (it was started without --download-dir)")
     if facts.waiting or facts.waiting_bytes:
         where = "they are kept on disk" if facts.kept else "they are held in memory"

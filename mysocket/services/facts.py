@@ -49,6 +49,7 @@ class Glance:
             dials=settings.peer is not None,
             waiting_bytes=service.undelivered(),
             kept=service.kept(),
+            takes=not up or any(link.peer is not None and link.peer.takes for link in up),
             takes_files=any(link.peer is not None and link.peer.files for link in up),
             round_trip=min((session.round_trip for session in sessions if session.round_trip is not None), default=None),
             command=self._invitation() if not links else None,

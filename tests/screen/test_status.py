@@ -144,3 +144,15 @@ def test_the_report() -> None:
     assert text.split("\n")[:2] == ["hostb: connected, last heard 3 s ago, round trip 12.3 ms", "listening on [::]:9000"]
     assert "2 messages waiting" in text and "on disk" in text and "↑ a.bin" in text
     assert "everything sent has arrived" in report(Facts(linked=True), [])
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (Facts(peer="hostb", linked=True, takes=False), "it takes nothing (--send-only)"),
+        (Facts(peer="hostb", linked=True), "it takes no files (it was started without --download-dir)"),
+        (Facts(peer="hostb", linked=True, takes_files=True), "it takes files"),
+    ],
+)
+def test_what_the_peer_takes(facts: Facts, line: str) -> None:
+    assert line in report(facts, []).splitlines()
