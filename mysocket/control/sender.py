@@ -138,7 +138,7 @@ class Sender:
             )
             raise self._failed(why, ServiceGone.status) from None
         except MySocketError as problem:  # of the input
-            self._withdraw(str(problem))
+            self._withdraw(problem.text)
             raise self._failed(str(problem), problem.status) from None
         self._confirm()
 

@@ -210,7 +210,9 @@ class Writer:
             return
         self._stop()
         text = problem.strerror or str(problem)
-        if problem.errno in (errno.EPIPE, errno.ECONNRESET):
+        # EIO of a terminal: it was hung up.
+        gone = problem.errno == errno.EIO and self._private.what is What.TERMINAL
+        if gone or problem.errno in (errno.EPIPE, errno.ECONNRESET):
             self._failed(OutputClosed(text))
         else:
             self._failed(OutputFailed(text, where=self._where))

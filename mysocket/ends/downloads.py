@@ -1,34 +1,30 @@
 """Files that are received: chunks of any number of transfers in, files in a directory out.
 
-This is the reactor thread's side, which knows what people see; one thread writes (:mod:`mysocket.ends.parts`). While it writes
-and syncs one group of chunks, the next gathers: no more than was granted to peers, for a chunk is acknowledged when it is safe.
+This is the reactor thread's side, which knows what people see; one thread writes (:mod:`mysocket.ends.writer`).
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from mysocket import failpoints
 from mysocket.core.transfer import Chunk, Part, safe_name
 from mysocket.ends.directory import Directory
 from mysocket.ends.escape import one_line
-from mysocket.ends.partfile import Halted, Key
-from mysocket.ends.parts import PASSED, Fate, Full, Parts, Result
+from mysocket.ends.partfile import Key
+from mysocket.ends.parts import Fate, Result
 from mysocket.ends.progress import size_text
+from mysocket.ends.words import Words
+from mysocket.ends.writer import Given, Writer
 from mysocket.errors import MySocketError, StateLoss
 
-#: Seconds after which it is looked again whether a full disk has room.
-RETRY = 1.0
 #: Seconds between two words about how far a transfer is.
 INTERVAL = 0.1
-#: Bytes, and chunks, that are written and synced together.
-GROUP = 8 * 1024 * 1024
-GROUP_CHUNKS = 4096
+#: Files of one node that are under way at a time, at most: more than a service has clients, so of a peer that means well it can
+#: only be those that nobody goes on with.
+OPEN = 512
 
 
 @dataclass(eq=False)
@@ -55,18 +51,6 @@ class Download:
     def called(self) -> str:
         """The name, in the middle of a sentence."""
         return one_line(self.name) if self.name else "a file"
-
-
-class Given(NamedTuple):
-    """A chunk for the thread, and what to do then; without a chunk: the last of the transfer is committed, and may come again or
-    not."""
-
-    key: Key
-    peer: str
-    chunk: Chunk | None
-    done: Callable[[], None]
-    lost: Callable[[MySocketError], None]
-    again: bool = False
 
 
 def _nothing() -> None:
@@ -105,24 +89,15 @@ class Downloads:
         self.on_full: Callable[[str], None] = lambda where: None
         #: Hears what is missing, where that is accepted.
         self.on_loss: Callable[[str], None] = tell
-        self.tell = tell
+        self.tell = Words(tell, now).say
         self.directory = directory
-        self._post = post
         self._now = now
         self._failed = failed
         self._accept_loss = accept_loss
         self._under_way: dict[Key, Download] = {}
         self._over = False
-        self._wake = threading.Condition()
-        self._queue: deque[Given] = deque()
-        self._closing: Callable[[], None] | None = None
-        self._thread: threading.Thread | None = None
-        # The rest belongs to the thread.
-        self._parts = Parts(directory, durable=durable, umask=umask, stopped=lambda: self._closing is not None)
-        self._retry_at: float | None = None
-        self._broken = False
-
-    # For the reactor thread -----------------------------------------------------------------------------------------------------
+        #: The thread, and what it is given.
+        self.writer = Writer(directory, listener=self, post=post, now=now, durable=durable, umask=umask)
 
     @property
     def under_way(self) -> list[Download]:
@@ -131,8 +106,7 @@ class Downloads:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="mysocket-downloads", daemon=True)
-        self._thread.start()
+        self.writer.start()
 
     def take(
         self,
@@ -148,20 +122,15 @@ class Downloads:
         :param lost: called instead, with :class:`StateLoss`, if what came before it is not there any more. What comes from the
             same node behind it is not to be acknowledged either.
         """
-        self._give(Given(Key(node, chunk.id), peer, chunk, done, lost))
+        self.writer.give(Given(Key(node, chunk.id), peer, chunk, done, lost))
 
     def forget(self, node: bytes, id: bytes) -> None:
         """The END, or the CANCEL, of a transfer is committed, and will not come again."""
-        self._give(Given(Key(node, id), "", None, _nothing, lambda _: None))
+        self.writer.give(Given(Key(node, id), "", None, _nothing, lambda _: None))
 
     def retire(self, node: bytes, id: bytes) -> None:
         """It is acknowledged, and may come again to another process; :meth:`forget` will be called, if ever."""
-        self._give(Given(Key(node, id), "", None, _nothing, lambda _: None, again=True))
-
-    def _give(self, given: Given) -> None:
-        with self._wake:
-            self._queue.append(given)
-            self._wake.notify()
+        self.writer.give(Given(Key(node, id), "", None, _nothing, lambda _: None, again=True))
 
     def broken_off(self, *, besides: bytes) -> None:
         """Nothing more will come from any node but that one: parts stay, and the user is told where."""
@@ -175,32 +144,23 @@ class Downloads:
         return [self._where(key) for key in self._under_way]
 
     def _where(self, key: Key) -> str:
-        download = self._under_way[key]
-        size = f" of {size_text(download.size)}" if download.size is not None else ""
-        return f"{download.called} from {download.peer}, {size_text(download.offset)}{size} in {self._part(key)}"
+        return f"{self._what(key)} in {self._part(key)}"
 
     def _part(self, key: Key) -> str:
         return one_line(os.path.join(self.directory.path, key.part), 1024)
 
+    def _what(self, key: Key) -> str:
+        download = self._under_way[key]
+        size = f" of {size_text(download.size)}" if download.size is not None else ""
+        return f"{download.called} from {download.peer}, {size_text(download.offset)}{size}"
+
     def close(self, done: Callable[[], None]) -> None:
         """Write what can be written at once, then call ``done``. Nothing may be given any more."""
-        with self._wake:
-            self._closing = done
-            self._wake.notify()
-        if self._thread is None:
-            while self.step(wait=False):
-                pass
+        self.writer.close(done)
 
     def abandon(self) -> None:
         """Whatever is written from now on, nobody is told."""
         self._over = True
-
-    def _has_done(self, results: list[tuple[Given, Result]]) -> None:
-        if self._over:
-            return
-        for given, result in results:
-            self._apply(given, result)
-        self.on_written()
 
     def _apply(self, given: Given, result: Result) -> None:
         chunk = given.chunk
@@ -247,6 +207,19 @@ class Downloads:
         if first or chunk.part is Part.OFFER or now - download.told_at >= INTERVAL:
             download.told_at = now
             self.on_change(download)
+        if first:
+            self._bound(given.key.node)
+
+    def _bound(self, node: bytes) -> None:
+        """Give up the file of a node that was heard of longest ago, if it has too many. Should more of it come all the same, its
+        part is gone, and that is not silent."""
+        keys = [key for key in self._under_way if key.node == node]
+        if len(keys) > OPEN:
+            key = min(keys, key=lambda key: self._under_way[key].told_at)
+            text, download = self._what(key), self._under_way[key]
+            self.tell(f"given up: {text}: it has begun {OPEN} others, and nothing more of this one has come")
+            self.forget(key.node, key.id)
+            self._end(key, download, "lost")
 
     def _end(self, key: Key, download: Download, state: Literal["saved", "cancelled", "lost"]) -> None:
         self._under_way.pop(key, None)
@@ -259,113 +232,32 @@ class Downloads:
     def _lost(self, given: Given, chunk: Chunk, text: str) -> None:
         download = self._known(given, chunk)
         what = f"The file {one_line(download.name)}" if download.name else "A file"
-        text = f"{what} from {download.peer} {text} (in {self._part(given.key)})"
+        text = f"{what} from {download.peer} {text}"
         self._end(given.key, download, "lost")
         if not self._accept_loss:
-            given.lost(StateLoss(text))
+            # The peer hears it, too: not where the directory is.
+            given.lost(StateLoss(f"{text} (in {given.key.part}); --accept-loss here goes on without it"))
             return
-        self.on_loss(f"accepted: {text}. The rest of it is passed over")
+        self.on_loss(f"accepted: {text} (in {self._part(given.key)}). The rest of it is passed over")
         given.done()
 
-    def _has_failed(self, error: MySocketError) -> None:
+    # What the thread says -------------------------------------------------------------------------------------------------------
+
+    def has_done(self, results: list[tuple[Given, Result]]) -> None:
+        """The thread has done so much."""
+        if self._over:
+            return
+        for given, result in results:
+            self._apply(given, result)
+        self.on_written()
+
+    def has_failed(self, error: MySocketError) -> None:
+        """The thread cannot go on."""
         if not self._over:
             self._over = True
             self._failed(error)
 
-    def _tell_full(self, where: str) -> None:
+    def found_full(self, where: str) -> None:
+        """The disk of ``where`` has no room; nothing: it has again."""
         if not self._over:
             self.on_full(where)
-
-    # For the thread -------------------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            self._parts.clean()
-            while self.step():
-                pass
-        except Exception as problem:
-            # A thread that ends without a word would leave everything waiting for ever.
-            error = MySocketError(f"files cannot be written any more: {problem!r}")
-            self._post(lambda: self._has_failed(error))
-            raise
-
-    def step(self, *, wait: bool = True) -> bool:
-        """Write one group.
-
-        :param wait: for chunks, if there are none, and for room.
-        :return: whether there may be more to do, ever (with ``wait``), or now.
-        """
-        with self._wake:
-            while not self._is_due():
-                if self._closing is not None:
-                    self._parts.close()
-                    self._post(self._closing)
-                    return False
-                if not wait:
-                    return False
-                due = self._retry_at if self._queue and not self._broken else None
-                self._wake.wait(None if due is None else max(0.001, due - self._now()))
-            group = self._group()
-        self._write(group)
-        return True
-
-    def _is_due(self) -> bool:
-        """Is there something that can be written now?"""
-        if not self._queue or self._broken:
-            return False
-        return self._retry_at is None or self._closing is None and self._now() >= self._retry_at
-
-    def _group(self) -> list[Given]:
-        group: list[Given] = []
-        size = 0
-        while self._queue and size < GROUP and len(group) < GROUP_CHUNKS:
-            given = self._queue.popleft()
-            size += len(given.chunk.data) if given.chunk is not None else 0
-            group.append(given)
-        return group
-
-    def _write(self, group: list[Given]) -> None:
-        results: list[tuple[Given, Result]] = []
-        full = halted = False
-        try:
-            for given in group:
-                try:
-                    if given.chunk is None:
-                        (self._parts.retire if given.again else self._parts.forget)(given.key)
-                        results.append((given, PASSED))
-                    else:
-                        results.append((given, self._parts.take(given.key, given.chunk)))
-                except (Full, Halted) as reason:
-                    full, halted = isinstance(reason, Full), isinstance(reason, Halted)
-                    break
-            gone = self._parts.settle()
-        except MySocketError as problem:
-            # What is not synced is not acknowledged; nobody knows what of it is there.
-            error, self._broken = problem, True
-            self._post(lambda: self._has_failed(error))
-            return
-        with self._wake:
-            self._queue.extendleft(reversed(group[len(results) :]))
-        self._look_at_room(full)
-        if halted:
-            self._broken = True
-        told = [_gone(one, gone) for one in results if one[0].chunk is not None]
-        if told:
-            failpoints.reach("R7")
-            self._post(lambda: self._has_done(told))
-
-    def _look_at_room(self, full: bool) -> None:
-        if full and self._retry_at is None:
-            self._post(lambda: self._tell_full(self.directory.path))
-        elif not full and self._retry_at is not None:
-            self._post(lambda: self._tell_full(""))
-        self._retry_at = self._now() + RETRY if full else None
-
-
-def _gone(one: tuple[Given, Result], gone: set[Key]) -> tuple[Given, Result]:
-    """What was written to a file that somebody has removed meanwhile: the first of it says so."""
-    given, result = one
-    if given.key not in gone or result.fate is not Fate.WRITTEN:
-        return one
-    gone.remove(given.key)
-    return given, Result(Fate.LOST, text=f"is gone: {result.offset} bytes of it had come")

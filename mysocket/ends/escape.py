@@ -25,6 +25,8 @@ import unicodedata
 _PLAIN_BYTES = bytes([*b"\t\n", *range(0x20, 0x7F)])
 _NOT_PLAIN = re.compile(r"[^\t\n -~]+")
 _JOINERS = "\u200c\u200d"
+#: Bytes that are escaped at once.
+_PIECE = 64 * 1024
 
 
 class Escaper:
@@ -54,7 +56,11 @@ def escape(data: bytes) -> bytes:
     """A whole message, as it may be written to a terminal."""
     if not data.translate(None, _PLAIN_BYTES):
         return data
-    return _drawn(data.decode("utf-8", "surrogateescape"))
+    if len(data) <= _PIECE:
+        return _drawn(data.decode("utf-8", "surrogateescape"))
+    # In pieces: each character that is shown is a string of its own for a while, a hundred times as large.
+    escaper = Escaper()
+    return b"".join([*(escaper.feed(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE)), escaper.finish()])
 
 
 def one_line(text: str, limit: int = 128) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from mysocket.core.batch import Piece
 from mysocket.core.transfer import CHUNK, Chunk, Part
+from mysocket.ends.escape import one_line
 from mysocket.errors import FileChanged, FileUnread, MySocketError, NotSendable
 
 #: Bytes that are read and hashed in one go.
@@ -36,6 +37,11 @@ def base_name(path: str) -> str:
     return os.fsencode(os.path.basename(path)).decode(errors="replace")
 
 
+def shown(path: str) -> str:
+    """The path, for people: any program may have given that file its name."""
+    return one_line(path, 4096)
+
+
 class FileReader:
     """One file; :meth:`close` it.
 
@@ -50,6 +56,7 @@ class FileReader:
 
     def __init__(self, path: str, id: bytes, stamp: Stamp | None = None) -> None:
         self.path = path
+        self.shown = shown(path)
         self.id = id
         self.name = base_name(path)
         self._fd = _open(path)
@@ -89,7 +96,7 @@ class FileReader:
             pieces.append(Chunk(Part.DATA, self.id, self.offset - len(data), data).piece())
         if self.offset == self.size and not self.ended:
             if self._pread(1):
-                raise FileChanged(f"it has grown beyond {self.size} bytes", where=self.path)
+                raise FileChanged(f"it has grown beyond {self.size} bytes", where=self.shown)
             self.ended = True
             pieces.append(Chunk(Part.END, self.id, self.size, text=self.name, digest=self._hash.digest()).piece())
         # Behind the reading: what was read before somebody wrote is as it was.
@@ -123,7 +130,7 @@ class FileReader:
         while len(data) < size:
             more = self._pread(size - len(data), len(data))
             if not more:
-                raise FileChanged(f"it has shrunk to {self.offset + len(data)} of {self.size} bytes", where=self.path)
+                raise FileChanged(f"it has shrunk to {self.offset + len(data)} of {self.size} bytes", where=self.shown)
             data += more
         self._hash.update(data)
         self.offset += size
@@ -133,23 +140,23 @@ class FileReader:
         try:
             return os.pread(self._fd, size, self.offset + behind)
         except OSError as problem:
-            raise FileUnread(problem.strerror or str(problem), where=self.path) from None
+            raise FileUnread(problem.strerror or str(problem), where=self.shown) from None
 
     def _look(self) -> Stamp:
         try:
             found = os.fstat(self._fd)
         except OSError as problem:
-            raise FileUnread(problem.strerror or str(problem), where=self.path) from None
+            raise FileUnread(problem.strerror or str(problem), where=self.shown) from None
         return Stamp(found.st_size, found.st_mtime_ns, found.st_ino)
 
     def _check(self) -> None:
         found, known = self._look(), self.stamp
         if found.inode != known.inode:
-            raise FileChanged("it is another file of the same name", where=self.path)
+            raise FileChanged("it is another file of the same name", where=self.shown)
         if found.size != known.size:
-            raise FileChanged(f"it had {known.size} bytes, and has {found.size}", where=self.path)
+            raise FileChanged(f"it had {known.size} bytes, and has {found.size}", where=self.shown)
         if found.mtime_ns != known.mtime_ns:
-            raise FileChanged("somebody has written to it", where=self.path)
+            raise FileChanged("somebody has written to it", where=self.shown)
 
 
 def _open(path: str) -> int:
@@ -164,7 +171,9 @@ def _open(path: str) -> int:
             os.close(fd)
     except (OSError, ValueError) as problem:
         text = problem.strerror if isinstance(problem, OSError) else None
-        raise NotSendable(text or str(problem), where=path) from None
+        raise NotSendable(text or str(problem), where=shown(path)) from None
     if stat.S_ISDIR(mode):
-        raise NotSendable("it is a directory; send an archive of it (tar -czf)", where=path)
-    raise NotSendable("it is no regular file, so it has no size and no end; send it as messages, through stdin", where=path)
+        raise NotSendable("it is a directory; send an archive of it (tar -czf)", where=shown(path))
+    raise NotSendable(
+        "it is no regular file, so it has no size and no end; send it as messages, through stdin", where=shown(path)
+    )

@@ -1,5 +1,5 @@
 """Files that are coming: their part files, and how they get their names. All of it may wait for a disk: it is for a thread of
-its own (:mod:`mysocket.ends.downloads`).
+its own (:mod:`mysocket.ends.writer`).
 
 Rules
 
@@ -126,7 +126,13 @@ class Parts:
         :raises DiskFailed: it cannot be synced.
         """
         with self._told(key.part):
-            result = _TAKE[chunk.part](self, key, chunk)
+            try:
+                result = _TAKE[chunk.part](self, key, chunk)
+            except OSError as problem:
+                if problem.errno != errno.EFBIG:
+                    raise
+                # No room that is made helps, and what is behind it would never come.
+                result = self._lost(key, f"cannot be kept: {problem.strerror}")
             self._bound()
         return result
 

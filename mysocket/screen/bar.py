@@ -33,7 +33,8 @@ class Bar:
         speed = f", {size_text(int(rate))}/s" if rate else ""
         if self._size is None:
             return clip(f"{self._arrow} {self._name}  {size_text(offset)}{speed}", width)
-        share = offset / self._size if self._size else 1.0
+        # What comes is what a peer sends, however much it said that would be.
+        share = min(1.0, offset / self._size) if self._size else 1.0
         full = int(share * CELLS)
         left = f", {span((self._size - offset) / rate)} left" if rate and offset < self._size else ""
         text = f"{int(share * 100):3} % of {size_text(self._size)}{speed}{left}"

@@ -9,12 +9,17 @@ from typing import Protocol as Interface
 from mysocket.ends.escape import one_line
 from mysocket.ends.progress import size_text
 from mysocket.screen.bar import Bar
+from mysocket.screen.status import clip
 
 if TYPE_CHECKING:
     from mysocket.ends.downloads import Download
 
+#: A file: its id and name, how large it is, and how far it has come.
+Moving = tuple[bytes, str, int | None, int]
 #: Which way a file goes.
 OUT, IN = "↑", "↓"
+#: Files that have a line, each way.
+LISTED = 5
 
 
 class Upload(Interface):
@@ -99,14 +104,19 @@ class Transfers:
             self._watch(upload)  # an earlier process has begun it
         now, bars = self._now(), {}
         found = []
-        for id, arrow, name, size, offset in self._moving():
-            bars[id] = bar = self._bars.get(id) or Bar(arrow, name, size, offset, now)
-            found.append(bar.line(offset, now, width))
+        for arrow, moving in ((OUT, [*self._outgoing()]), (IN, [*self._incoming()])):
+            for id, name, size, offset in moving[:LISTED]:
+                bars[id] = bar = self._bars.get(id) or Bar(arrow, name, size, offset, now)
+                found.append(bar.line(offset, now, width))
+            if moving[LISTED:]:
+                found.append(clip(f"{arrow} and {len(moving) - LISTED} more", width))
         self._bars = bars
         return found
 
-    def _moving(self) -> Iterator[tuple[bytes, str, str, int | None, int]]:
+    def _outgoing(self) -> Iterator[Moving]:
         for upload in self._sent.values():
-            yield upload.id, OUT, upload.name, upload.size, upload.acknowledged
+            yield upload.id, upload.name, upload.size, upload.acknowledged
+
+    def _incoming(self) -> Iterator[Moving]:
         for download in self.downloads():
-            yield download.id, IN, download.called, download.size, download.offset
+            yield download.id, download.called, download.size, download.offset

@@ -401,7 +401,7 @@ class LinkService(EndpointService):
         for text in self.uploads.left():
             self.watch.voice.complain(f"not sent to its end: {text}")
         for text in self.downloads.left() if self.downloads is not None else ():
-            self.watch.tell(f"not received to its end: {text}")
+            self.watch.tell(f"not received to its end: {text}; when it is started again, it goes on with that")
         if self._spool is not None:
             self._name_kept(self._spool)
             return

@@ -8,6 +8,7 @@ from typing import Protocol as Interface
 
 from mysocket.core.batch import Piece
 from mysocket.core.wire import Input
+from mysocket.ends.escape import one_line
 from mysocket.spool.interface import Bookmark, Spool
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Outlet(Interface):
     def accept(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
         """Take pieces, in one commit with the bookmark."""
 
-    def mark(self, bookmark: Bookmark) -> None:
-        """Keep a bookmark alone."""
+    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
+        """Keep a bookmark alone, then call ``done``."""
 
     def unmark(self, name: str) -> None:
         """Forget a bookmark."""
@@ -100,9 +101,11 @@ class OwnOutlet:
         elif self._spool is not None:
             self._spool.append_together(pieces, bookmark)
 
-    def mark(self, bookmark: Bookmark) -> None:
+    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
         if self._spool is not None:
-            self._spool.mark(bookmark)
+            self._spool.mark(bookmark, done)
+        else:
+            done()
 
     def unmark(self, name: str) -> None:
         if self._spool is not None:
@@ -137,6 +140,6 @@ class HeldTaker:
         under_way = self._uploads.under_way
         if under_way:
             first, more = under_way[0], f" and {len(under_way) - 1} more" if under_way[1:] else ""
-            sent = f"{first.name} ({first.offset} of {first.size} bytes){more}"
+            sent = f"{one_line(first.name)} ({first.offset} of {first.size} bytes){more}"
             self._tell(f"waiting until {sent} is sent. Ctrl-C leaves without.")
         self._uploads.when_idle().addCallback(lambda _: self._taker.end_input(wanted=wanted))

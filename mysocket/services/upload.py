@@ -10,16 +10,13 @@ from typing import NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from mysocket.ends.filereader import Stamp, base_name
+from mysocket.ends.filereader import Stamp, base_name, shown
 from mysocket.errors import MySocketError
 
 #: Seconds between two calls of ``on_change``, at least, while it is under way.
 INTERVAL = 0.1
 #: The name of the bookmark of an upload begins so.
 PREFIX = "file:"
-#: That of one of which nothing is accepted yet. Another name: bookmarks that are kept alone, and those with pieces, are committed
-#: in no order.
-ASKED = "file-asked:"
 _MARK = Struct(">QqQQQd")
 
 
@@ -38,7 +35,7 @@ class Mark(NamedTuple):
 
     :param stamp: the state of the file that is sent.
     :param offset: so many bytes of the file are accepted.
-    :param position: where the own stream stands behind them.
+    :param position: where the own stream stands behind them; 0: nothing is accepted, not even that it comes.
     :param since: when it was asked for, in seconds since the epoch.
     """
 
@@ -65,6 +62,7 @@ class Upload:
     """A file on its way. Made by :meth:`mysocket.services.uploads.Uploads.send`; it changes in the reactor thread only.
 
     :ivar id: of the transfer, 16 bytes.
+    :ivar shown: where it is, for people.
     :ivar name: what the file is called.
     :ivar size: bytes of it.
     :ivar offset: so many are accepted by the own stream (with a spool: and are committed, or soon will be).
@@ -78,6 +76,7 @@ class Upload:
     def __init__(self, clock: IReactorTime, id: bytes, mark: Mark, cancel: Callable[[Upload, str], None]) -> None:
         self.id = id
         self.path = mark.path
+        self.shown = shown(mark.path)
         self.name = base_name(mark.path)
         self.size = mark.stamp.size
         self.offset = mark.offset

@@ -6,8 +6,9 @@ Rules
 2. A message does not wait long behind a file. In memory no more of it is on the way than the peer takes in a moment (pace.py);
    in a spool it is safe, so it goes there as fast as it can, and leaves some room.
 3. No piece of a file stands within a message.
-4. With a spool, every group of pieces is committed together with a bookmark that says where the file stands: the next process
-   goes on from there. The last group, with END or CANCEL, leaves the bookmark empty; then it is deleted.
+4. With a spool, a file has a bookmark before anything of it is accepted: one kept alone and one that comes with pieces are
+   committed in no order. Every group of pieces is committed together with the bookmark that says where the file stands then:
+   the next process goes on from there. The last group, with END or CANCEL, leaves it empty; then it is deleted.
 5. A peer that takes no files is not offered any. One that was accepted before that was known waits in the stream.
 """
 
@@ -23,13 +24,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from mysocket.core.batch import Piece
 from mysocket.core.transfer import Chunk, Part
+from mysocket.ends.escape import one_line
 from mysocket.ends.filereader import BLOCK, FileReader
 from mysocket.ends.worker import Outcome
 from mysocket.errors import MySocketError, NoFilesTaken, NotSendable
 from mysocket.services.outlet import Outlet
 from mysocket.services.pace import Flight
 from mysocket.services.reading import Hand, Read, open_file, read_on
-from mysocket.services.upload import ASKED, PREFIX, Mark, State, Upload
+from mysocket.services.upload import PREFIX, Mark, State, Upload
 from mysocket.spool.interface import Bookmark
 
 #: Bytes of the id of a transfer.
@@ -40,11 +42,16 @@ AHEAD = 2
 LEFT = 1024 * 1024
 
 
+def _bookmark(upload: Upload, *, ended: bool = False) -> Bookmark:
+    return Bookmark(PREFIX + upload.id.hex(), b"" if ended else upload.mark.encode())
+
+
 class _Job:
     """An upload that is under way."""
 
-    def __init__(self, upload: Upload, *, begun: bool = False) -> None:
+    def __init__(self, upload: Upload, *, begun: bool = False, kept: bool = True) -> None:
         self.upload = upload
+        self.kept = kept  # its first bookmark is committed
         self.reader: FileReader | None = None
         self.ready: deque[tuple[Piece, int]] = deque()
         self.begun = begun  # OFFER is accepted
@@ -116,13 +123,18 @@ class Uploads:
         reader = FileReader(path, id)
         reader.close()
         if closed := "this session is leaving" if self._stopped else self._outlet.closed:
-            raise NotSendable(closed, where=path)
+            raise NotSendable(closed, where=reader.shown)
         if self._outlet.takes_files is False:
             raise self._not_taken(reader.name)
         upload = Upload(self._clock, id, Mark(path, reader.stamp, 0, 0, self._wall()), self._cancel)
-        self._outlet.mark(Bookmark(ASKED + id.hex(), upload.mark.encode()))
-        self._jobs.append(_Job(upload))
-        self.go_on()
+        job = _Job(upload, kept=False)
+        self._jobs.append(job)
+
+        def kept() -> None:
+            job.kept = True
+            self.go_on()
+
+        self._outlet.mark(_bookmark(upload), kept)
         return upload
 
     def resume(self, bookmarks: Mapping[str, bytes], *, here: bool) -> None:
@@ -132,18 +144,16 @@ class Uploads:
         """
         found = []
         for name, row in [*bookmarks.items()]:
-            begun = name.startswith(PREFIX)
-            if not begun and not name.startswith(ASKED):
+            if not name.startswith(PREFIX):
                 continue
-            code = name.partition(":")[2]
             mark = Mark.decode(row)
-            if mark is None or not begun and PREFIX + code in bookmarks:
+            if mark is None:
                 self._outlet.unmark(name)
             else:
-                found.append((not begun, mark.since, bytes.fromhex(code), mark))
+                found.append((not mark.position, mark.since, bytes.fromhex(name.removeprefix(PREFIX)), mark))
         for asked, _, id, mark in sorted(found, key=lambda one: one[:3]):
             upload = Upload(self._clock, id, mark, self._cancel)
-            where = f"{upload.path}, of which {mark.offset} of {upload.size} bytes are accepted"
+            where = f"{upload.shown}, of which {mark.offset} of {upload.size} bytes are accepted"
             if not here:
                 self._tell(f"not sent to its end: {where}; a session at a terminal, or a service, goes on with it")
                 continue
@@ -170,8 +180,8 @@ class Uploads:
 
     def left(self) -> list[str]:
         """What is not sent to its end, a sentence each, when the session leaves."""
-        kept = "{0.path}: {0.offset} of {0.size} bytes are accepted; the next session at a terminal, or service, goes on with it"
-        lost = "{0.path}: {0.offset} of {0.size} bytes were read; it is cancelled"
+        kept = "{0.shown}: {0.offset} of {0.size} bytes are accepted; the next session at a terminal, or service, goes on with it"
+        lost = "{0.shown}: {0.offset} of {0.size} bytes were read; it is cancelled"
         going_on = [kept.format(job.upload) for job in self._jobs if job.fate is None and self._outlet.durable]
         return going_on + [lost.format(upload) for upload in self._given_up]
 
@@ -201,7 +211,7 @@ class Uploads:
         """Do something for the first of them; False if it has to wait, True if it, or the next, may go on."""
         outlet, stream = self._outlet, self._outlet.stream
         if (closed := outlet.closed) and not self._stopped:
-            self._end(job, State.FAILED, NotSendable(closed, where=job.upload.path))
+            self._end(job, State.FAILED, NotSendable(closed, where=job.upload.shown))
             return True
         if job.fate is not None:
             return self._break_off(job)
@@ -211,7 +221,7 @@ class Uploads:
             self._end(job, State.FAILED, self._not_taken(job.upload.name))
             return True
         self._read_ahead(job)
-        if stream is None or stream.in_message or not job.ready:
+        if stream is None or stream.in_message or not job.ready or not job.kept:
             return False
         if not outlet.durable and outlet.takes_files is None and not job.begun:
             return False  # whoever links may take none, and messages would wait behind it
@@ -245,13 +255,11 @@ class Uploads:
         position = stream.end + size
         upload.mark = upload.mark._replace(offset=upload.offset, position=position)
         self._flight.gave(position, size, upload, upload.offset, last=last)
-        name, asked = PREFIX + upload.id.hex(), ASKED + upload.id.hex()
-        self._outlet.accept(pieces, Bookmark(name, b"" if last else upload.mark.encode()))
-        if not job.begun:
-            job.begun = True
-            self._outlet.unmark(asked)
+        bookmark = _bookmark(upload, ended=last)
+        self._outlet.accept(pieces, bookmark)
+        job.begun = True
         if last:
-            self._outlet.unmark(name)
+            self._outlet.unmark(bookmark.name)
 
     def _budget(self) -> int:
         """Bytes of files that may be given now."""
@@ -281,7 +289,9 @@ class Uploads:
             self._close(job)
             return
         if outcome.error is not None:
-            job.fate = job.fate or (State.FAILED, str(outcome.error), outcome.error)
+            # The peer hears what, but not where it lies here, nor how this program works.
+            why = "the sender cannot read it" if type(outcome.error) is MySocketError else outcome.error.text
+            job.fate = job.fate or (State.FAILED, why, outcome.error)
         else:
             job.ready.extend(outcome.value.pieces)
             job.ended = outcome.value.reader.ended
@@ -321,10 +331,10 @@ class Uploads:
         self._jobs.remove(job)
         self._close(job)
         if not job.begun:
-            self._outlet.unmark(ASKED + job.upload.id.hex())
+            self._outlet.unmark(_bookmark(job.upload).name)
         job.upload.ended(state, error)
         if error is not None:
             self._complain(str(error))
 
     def _not_taken(self, name: str) -> MySocketError:
-        return NoFilesTaken(peer=self._outlet.peer, name=name)
+        return NoFilesTaken(peer=self._outlet.peer, name=one_line(name))

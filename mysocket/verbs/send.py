@@ -212,7 +212,7 @@ class _Sending:
                 pieces = self._gather(pieces, wake)
                 connection = self._append(path, pieces, wake)
             except MySocketError as problem:
-                raise self._failed(str(problem), problem.status, self._cancel(path, pieces, str(problem))) from None
+                raise self._failed(str(problem), problem.status, self._cancel(path, pieces, problem.text)) from None
             except InterruptedError:
                 cancelled = self._cancel(path, pieces, "the sender was interrupted")
                 raise self._failed("Interrupted.", INTERRUPTED, cancelled) from None

@@ -448,3 +448,16 @@ def test_closed_standard_descriptors_are_filled_before_something_else_gets_their
     command = ["/bin/sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", code, str(tmp_path / "file")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True, check=True)
     assert done.stderr == "([0, 1], 'NULL', 'NULL', True)"
+
+
+def test_a_terminal_that_was_hung_up_is_no_disk_that_failed() -> None:
+    master, slave = os.openpty()
+    failures: list[MySocketError] = []
+    private = Private(slave, os.O_RDWR)
+    assert private.what is What.TERMINAL
+    writer = Writer(Waiting(), private, "the terminal", failures.append)
+    os.close(master)
+    writer.write(b"x", lambda: None)
+    assert [type(error) for error in failures] == [OutputClosed]
+    writer.close()
+    os.close(slave)

@@ -19,9 +19,12 @@ import pytest
 from mysocket.core.transfer import Chunk, Part
 from mysocket.ends import partfile
 from mysocket.ends.directory import open_directory
-from mysocket.ends.downloads import GROUP_CHUNKS, Downloads
+from mysocket.ends.downloads import OPEN, Downloads
 from mysocket.ends.partfile import Key
 from mysocket.ends.parts import NAMED_KEPT, OPEN_PARTS
+from mysocket.ends.words import INTERVAL as INTERVAL_OF_LINES
+from mysocket.ends.words import LINES
+from mysocket.ends.writer import GROUP_CHUNKS
 from mysocket.errors import CannotOpen, DiskFailed, OutputFailed, StateLoss
 from tests.support.disks import small_disk
 from tests.support.files import chunks, content
@@ -126,11 +129,50 @@ def test_many_transfers_do_not_need_as_many_descriptors(tmp_path: Path) -> None:
         assert peer.files == {f"{number}": content(3000, number) for number in range(OPEN_PARTS + 20)}
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_more_than_one_peer_has_open_at_a_time(tmp_path: Path, durable: bool) -> None:
+    """A flood of offers: what was heard of longest ago is given up, and nothing of any other; nobody's END is silent."""
+    first = chunks(content(3000), "first", id=b"f" * 16, size=1000)
+    alive = chunks(content(3000, 1), "alive", id=b"a" * 16, size=1000)
+    theirs = chunks(content(3000, 2), "theirs", id=b"t" * 16, size=1000)
+    with receiver(tmp_path, durable=durable) as peer:
+        peer.receive(*theirs[:2], node=OTHER)
+        peer.receive(*first[:2], *alive[:2])
+        peer.time += 1
+        peer.receive(alive[2])
+        for number in range(OPEN - 1):
+            peer.time += 0.001
+            peer.take(chunks(b"x", f"{number}")[0])
+        peer.work()
+        peer.work()
+        assert len(peer.downloads.under_way) == OPEN + 1 and len(peer.parts) == OPEN + 1
+        (said,) = [line for line in peer.said if line.startswith("given up: ")]
+        assert said.startswith("given up: first from hosta, 1.0 kB of 3.0 kB: it has begun 512 others")
+        peer.receive(*alive[3:])
+        peer.receive(*theirs[2:], node=OTHER)
+        assert peer.files == {"alive": content(3000, 1), "theirs": content(3000, 2)} and not peer.lost
+        peer.receive(first[2])
+        (error,) = peer.lost
+        assert "is gone: 1000 bytes of it had come" in str(error)
+
+
+def test_a_flood_of_small_files_is_not_a_flood_of_lines(tmp_path: Path) -> None:
+    with receiver(tmp_path) as peer:
+        for number in range(LINES):
+            peer.take(*chunks(b"", f"{number}"))
+        peer.work()
+        assert len(peer.files) == LINES and len(peer.said) == LINES
+        peer.time += INTERVAL_OF_LINES
+        peer.receive(*chunks(b"", "last"))
+        assert peer.said[LINES] == f"{LINES} more lines about files were left out"
+        assert peer.said[LINES + 1].startswith("receiving last") and len(peer.said) == LINES + 3
+
+
 def test_a_group_is_bounded(tmp_path: Path) -> None:
     with receiver(tmp_path) as peer:
         peer.take(CHUNKS[0], *[CHUNKS[1]] * (2 * GROUP_CHUNKS))
         steps = 0
-        while peer.downloads.step(wait=False):
+        while peer.downloads.writer.step(wait=False):
             steps += 1
         peer.hear()
         assert steps == 3 and len(peer.done) == 2 * GROUP_CHUNKS + 1
@@ -261,7 +303,7 @@ def test_a_part_that_is_gone_or_cut_is_missing_data(
             assert again.parts == {}
         else:
             (error,) = again.lost
-            assert isinstance(error, StateLoss) and text in str(error) and str(tmp_path / PART) in str(error)
+            assert isinstance(error, StateLoss) and text in str(error) and f"(in {PART}); --accept-loss" in str(error)
             assert 0 not in again.done
         assert again.changes[-1][0] == "lost"
         again.receive(*chunks(b"other", "other"))
@@ -299,6 +341,17 @@ def test_a_part_that_is_removed_while_it_is_open(tmp_path: Path, accept: bool) -
         assert peer.done == [n for n in range(peer.given) if accept or n != 4]
         peer.receive(*chunks(b"other", "other"))
         assert peer.files == {"other": b"other"}
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_is_lost_is_not_under_way_any_more(tmp_path: Path, accept: bool) -> None:
+    """Several chunks of it came together, and the first tells."""
+    with receiver(tmp_path, accept_loss=accept) as peer:
+        peer.receive(*CHUNKS[:4])
+        (tmp_path / PART).unlink()
+        peer.take(*CHUNKS[4:7])
+        peer.work()
+        assert not peer.downloads.under_way and [line for line in peer.said if "goes on" in line] == []
 
 
 def test_a_part_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
@@ -544,9 +597,9 @@ def test_a_start_removes_only_old_parts_that_have_a_name(tmp_path: Path) -> None
         peer.receive(*CHUNKS[:5])
     (tmp_path / ".mysocket-mine.part").touch()
     with receiver(tmp_path) as again:
-        again.downloads._parts.clean()
+        again.downloads.writer.parts.clean()
         assert set(again.parts) == {PART, named, ".mysocket-mine.part"}, "its end may come again"
-        again.downloads._parts.clean(time.time() + NAMED_KEPT + 60)
+        again.downloads.writer.parts.clean(time.time() + NAMED_KEPT + 60)
         assert set(again.parts) == {PART, ".mysocket-mine.part"} and again.files == {"report.csv": DATA}
 
 
@@ -576,6 +629,31 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, number: int, what: str) -> No
         assert peer.files == {"report.csv": DATA} and not peer.failed
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_who_cancels_does_not_wait_for_room(tmp_path: Path, together: bool) -> None:
+    """The disk is full of that very file, and what cancels it comes behind what has no room."""
+    fake = FakeOs()
+    cancel = Chunk(Part.CANCEL, ID, 6000, text="too large for you")
+    with receiver(tmp_path, fake=fake, durable=True) as peer:
+        peer.receive(*CHUNKS[:4])
+        fake.faults["pwrite"] = (errno.ENOSPC, -1)
+        peer.take(*CHUNKS[4:6])
+        if not together:
+            peer.work()
+            assert peer.full and len(peer.done) == 4
+        peer.take(CHUNKS[6], cancel)
+        peer.time += 1
+        peer.work()
+        assert peer.changes[-1][0] == "cancelled" and peer.done == list(range(peer.given)) and not peer.lost
+        assert PART in peer.parts, "until that is committed"
+        peer.downloads.forget(NODE, ID)
+        peer.work()
+        assert PART not in peer.parts
+        fake.faults.clear()
+        peer.receive(*chunks(b"other", "other"))
+        assert peer.files == {"other": b"other"} and peer.full[1:] in ([], [""]) and peer.close()
+
+
 def test_who_leaves_does_not_wait_for_room(tmp_path: Path) -> None:
     fake = FakeOs()
     fake.faults["pwrite"] = (errno.ENOSPC, -1)
@@ -597,6 +675,25 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
         peer.work()
         assert peer.full[1:] == [""] and peer.files == {"report.csv": data}
         assert peer.close()
+
+
+def test_a_file_that_is_larger_than_the_file_system_takes(tmp_path: Path) -> None:
+    """It would be sent again and again, and nothing behind it would ever arrive: it is lost, which can be accepted."""
+    fake = FakeOs()
+    with receiver(tmp_path, fake=fake) as peer:
+        peer.receive(*CHUNKS[:4])
+        fake.faults["pwrite"] = (errno.EFBIG, -1)
+        peer.receive(*CHUNKS[4:])
+        (error,) = peer.lost
+        assert "The file report.csv from hosta cannot be kept: File too large (in .mysocket-" in str(error) and not peer.failed
+        assert str(tmp_path) not in str(error), "the peer hears it"
+    with receiver(tmp_path, fake=fake, accept_loss=True) as peer:
+        peer.receive(*CHUNKS[4:])
+        assert len(peer.accepted) == 1 and peer.done == list(range(peer.given)) and peer.files == {}
+        peer.downloads.forget(NODE, ID)
+        fake.faults.clear()
+        peer.receive(*chunks(b"other", "other"))
+        assert peer.files == {"other": b"other"} and peer.parts.keys() != {PART}
 
 
 @pytest.mark.parametrize(
@@ -688,7 +785,7 @@ def test_a_thread_that_breaks_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     failed: list[Any] = []
     monkeypatch.setattr("threading.excepthook", lambda args: None)
     downloads = Downloads(open_directory(str(tmp_path)), post=posted.put, now=time.monotonic, failed=failed.append)
-    monkeypatch.setattr(downloads._parts, "take", lambda key, chunk: 1 // 0)
+    monkeypatch.setattr(downloads.writer.parts, "take", lambda key, chunk: 1 // 0)
     downloads.start()
     downloads.take(NODE, "hosta", CHUNKS[0], lambda: None)
     posted.get(timeout=60)()

@@ -135,7 +135,7 @@ class History:
     def check_parts(self) -> None:
         """All is committed. Only a process that was killed at the very moment may have left something."""
         assert self.alive is not None and (self.kills or not self.alive.parts)
-        self.alive.downloads._parts.clean(time.time() + 2 * NAMED_KEPT)
+        self.alive.downloads.writer.parts.clean(time.time() + 2 * NAMED_KEPT)
         gone = next(chunk.id for chunk in self.stream if chunk.part is Part.CANCEL)
         assert set(self.alive.parts) <= {Key(NODE, gone).part}
 

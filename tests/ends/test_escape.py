@@ -206,3 +206,15 @@ def test_json_on_a_terminal_is_the_same_object_on_one_line(fields: dict[str, obj
 def test_json_on_a_terminal_stays_readable() -> None:
     assert drawn_json('"grüße, 漢字 👩‍👩‍👧 \\u001b[31m"') == '"grüße, 漢字 👩‍👩‍👧 \\u001b[31m"'
     assert drawn_json('"\x7f \x9b \u202e \U000e0001"') == '"\\u007f \\u009b \\u202e \\udb40\\udc01"'
+
+
+@given(st.binary(min_size=1, max_size=9) | st.text(min_size=1, max_size=5).map(str.encode))
+def test_a_long_message_is_escaped_as_a_short_one(piece: bytes) -> None:
+    """It is escaped in pieces, which may end within a character."""
+    message = piece * (200_000 // len(piece))
+    assert escape(message) == _whole(message)
+
+
+def _whole(message: bytes) -> bytes:
+    escaper = Escaper()
+    return escaper.feed(message) + escaper.finish()

@@ -139,7 +139,7 @@ def test_a_file_within_a_message(hub: Hub) -> None:
         assert sender.wait_bye().reason == Reason.PROTOCOL
 
 
-@pytest.mark.parametrize("output", [(), ("--json",), ("--timestamps",)])
+@pytest.mark.parametrize("output", [(), ("--json",)])
 def test_many_senders_at_once(tmp_path: Path, output: tuple[str, ...]) -> None:
     """All of them under the same id and name."""
     with Hub(tmp_path, *output) as hub, contextlib.ExitStack() as stack:
@@ -158,13 +158,16 @@ def test_many_senders_at_once(tmp_path: Path, output: tuple[str, ...]) -> None:
         assert sorted(hub.files) == ["report (1).csv", "report (2).csv", "report (3).csv", "report (4).csv", "report.csv"]
 
 
-@pytest.mark.parametrize("name", ["../../escape", "\x1b[2J\u202e", "/etc/passwd", ".ssh", ""])
-def test_a_hostile_name(tmp_path: Path, name: str) -> None:
+def test_hostile_names(tmp_path: Path) -> None:
+    names = ["../../escape", "\x1b[2J\u202e", "/etc/passwd", ".ssh", ""]
     with Hub(tmp_path) as hub, FileSender(hub.port) as sender:
         program = hub.start()
-        sender.give(*pieces(b"data", name))
+        for name in names:
+            sender.give(*pieces(name.encode() or b"none", name))
         through(sender)
-        assert list(hub.files.values()) == [b"data"] and {path.name for path in tmp_path.iterdir()} == {"in"}
+        assert set(hub.files.values()) == {name.encode() or b"none" for name in names}
+        assert sorted(hub.files) == ["_[2J_", "escape", "file", "passwd", "ssh"]
+        assert {path.name for path in tmp_path.iterdir()} == {"in"}
         assert "\x1b" not in program.stderr_text and "\u202e" not in program.stderr_text
 
 
@@ -196,7 +199,7 @@ def test_a_receiver_that_is_killed_in_the_middle(tmp_path: Path, spool: bool) ->
         hub.start()
         sender.give(*FILE, *pieces(content(3_000_000, 9), "other"))
         sender.end_input()
-        for share in (1, 2, 3, 4):
+        for share in (1, 3):
             sender.connect()
             goal = sender.batches[len(sender.batches) * share // 5].end
             sender.send(goal + 1_000_000)
@@ -207,11 +210,16 @@ def test_a_receiver_that_is_killed_in_the_middle(tmp_path: Path, spool: bool) ->
         assert hub.files == {"report.csv": DATA, "other": content(3_000_000, 9)}
 
 
-LABELS = ["R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8"]
+def one_by_one(sender: FileSender) -> None:
+    """The same, each batch when the one before is acknowledged: so each is written, synced and committed alone."""
+    sender.connect()
+    for batch in sender.batches:
+        sender.send(batch.end)
+        sender.wait_acknowledged(batch.end)
 
 
-@pytest.mark.parametrize("passage", [1, 22])
-@pytest.mark.parametrize("label", LABELS)
+# The first passages are those of a message, the twelfth of a chunk, but of R8: that is passed at the end of the file.
+@pytest.mark.parametrize(("label", "passage"), [*((f"R{number}", 12) for number in range(1, 8)), ("R2", 1), ("R7", 1), ("R8", 1)])
 def test_a_crash_at_each_label(tmp_path: Path, durable: Hub, label: str, passage: int) -> None:
     """The same into an output file of the spool: messages are there once, and the file is."""
     with FileSender(durable.port, durable=True) as sender:
@@ -219,22 +227,17 @@ def test_a_crash_at_each_label(tmp_path: Path, durable: Hub, label: str, passage
         sender.end_input()
         program = durable.start(crash_at=f"{label}:{passage}")
         with contextlib.suppress(OSError):
-            through(sender)
+            one_by_one(sender)
             sender.finish()
-        status = program.wait()
-        assert status == -signal.SIGKILL or status == 0 and passage > 1, program.report()
-        if status:
-            sender.disconnect()
-            # What it was about to remove is left, at the worst; the next start but some removes it.
-            program = durable.start()
-            through(sender)
-            sender.finish()
-            program.wait_status(0)
+        assert program.wait() == -signal.SIGKILL, program.report()
+        sender.disconnect()
+        # What it was about to remove is left, at the worst; the next start but some removes it.
+        resumes(sender, durable)
         assert durable.files == {"report.csv": DATA}
         assert (tmp_path / "out").read_bytes() == b"before\nwithin\nbehind\n"
 
 
-@pytest.mark.parametrize("label", ["R5", "R6", "R7"])
+@pytest.mark.parametrize("label", ["R6", "R7"])
 def test_a_crash_while_the_file_gets_its_name(tmp_path: Path, durable: Hub, label: str) -> None:
     """The very last passages: of one small file there are as many as of chunks, and one more."""
     with FileSender(durable.port, durable=True) as sender:
@@ -250,13 +253,13 @@ def test_a_crash_while_the_file_gets_its_name(tmp_path: Path, durable: Hub, labe
         assert durable.files == {"report.csv": b"small"}
 
 
-@pytest.mark.parametrize("cut", range(4))
-def test_a_power_cut(tmp_path: Path, cut: int) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_a_power_cut(tmp_path: Path, named: bool) -> None:
     with power_disk(tmp_path, 128 << 20) as disk:
-        _cut_and_go_on(tmp_path, disk, cut)
+        _cut_and_go_on(tmp_path, disk, named)
 
 
-def _cut_and_go_on(tmp_path: Path, disk: PowerDisk, cut: int) -> None:
+def _cut_and_go_on(tmp_path: Path, disk: PowerDisk, named: bool) -> None:
     incoming = disk.path / "in"
     spool = ("--spool", str(disk.path / "spool"))
     with Hub(tmp_path, *spool, incoming=incoming) as hub, FileSender(hub.port, durable=True) as sender:
@@ -264,8 +267,8 @@ def _cut_and_go_on(tmp_path: Path, disk: PowerDisk, cut: int) -> None:
         sender.give(*pieces(b"first", "first"), *FILE)
         sender.end_input()
         sender.connect()
-        goal = [sender.batches[1].end, half(sender), sender.batches[-3].end, sender.batches[-2].end][cut]
-        sender.send(goal + (500_000 if cut < 3 else 0))
+        goal = sender.batches[-2].end if named else half(sender)
+        sender.send(goal + (0 if named else 500_000))
         sender.wait_acknowledged(goal)
         disk.cut()
         hub.kill()
@@ -355,9 +358,18 @@ def cut(hub: Hub) -> None:
     os.truncate(hub.incoming / part, 100)
 
 
-@pytest.mark.parametrize("harm", [spoil, remove, cut])
-@pytest.mark.parametrize("spool", [False, True])
-@pytest.mark.parametrize("one_peer", [False, True])
+# Each harm with and without a spool, and of one peer, and each of those two with the other.
+@pytest.mark.parametrize(
+    ("harm", "spool", "one_peer"),
+    [
+        (spoil, False, False),
+        (spoil, True, True),
+        (remove, False, True),
+        (remove, True, False),
+        (cut, False, False),
+        (cut, True, True),
+    ],
+)
 def test_a_part_that_is_lost(tmp_path: Path, harm: Callable[[Hub], None], spool: bool, one_peer: bool) -> None:
     peer = ("--peer", "127.0.0.1:9") if one_peer else ()
     with Hub(tmp_path, *peer, spool=spool) as hub, FileSender(hub.port, durable=spool) as sender:
@@ -430,7 +442,8 @@ def test_a_sync_that_fails(tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             sender.send()
         program.wait_status(74)
-        assert sender.acknowledged == 0 and "nobody knows what of it is on the disk" in program.stderr_text
+        # The offer may have come alone: of that, only the directory is synced.
+        assert sender.acknowledged <= sender.batches[0].end and "nobody knows what of it is on the disk" in program.stderr_text
         failing.disarm()
         hub.start()
         through(sender)

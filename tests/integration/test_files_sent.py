@@ -14,7 +14,7 @@ import pytest
 
 from mysocket.core.batch import Kind, Piece
 from mysocket.ends.filereader import FileReader
-from mysocket.services.upload import ASKED, Mark
+from mysocket.services.upload import PREFIX, Mark
 from mysocket.spool.interface import Bookmark
 from tests.support.processes import at_terminal, free_port, mysocket, wait_until
 from tests.support.service import Client, Service, Yard, yard
@@ -22,14 +22,15 @@ from tests.support.spools import close, opened, settle
 
 __all__ = ["yard"]
 
-Make = Callable[[int], Path]
+Make = Callable[..., Path]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def make(size: int, name: str = "report.bin") -> Path:
+    def make(size: int, name: str = "report.bin", *, sparse: bool = False) -> Path:
         path = tmp_path / name
-        path.write_bytes(os.urandom(size))
+        path.write_bytes(b"" if sparse else os.urandom(size))
+        os.truncate(path, size)
         return path
 
     return make
@@ -65,7 +66,7 @@ def test_a_file_arrives(yard: Yard, make: Make, tmp_path: Path, spools: bool, si
     assert complete(into) == ["report.bin"] and (into / "report.bin").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("moment", [0, 2])
 def test_a_sending_service_is_killed_in_the_middle(yard: Yard, make: Make, tmp_path: Path, moment: int) -> None:
     """The client finds it again, and each chunk is accepted once: the file is right, and there is one."""
     into, path = downloads(tmp_path), make(60_000_000)
@@ -80,7 +81,7 @@ def test_a_sending_service_is_killed_in_the_middle(yard: Yard, make: Make, tmp_p
     here.kill()
     here.start()
     program.wait_status(0)
-    assert "Looking for it again" in program.stderr_text or moment == 3
+    assert "Looking for it again" in program.stderr_text
     assert complete(into) == ["report.bin"] and (into / "report.bin").read_bytes() == path.read_bytes()
 
 
@@ -103,7 +104,7 @@ def test_the_taking_service_is_killed_in_the_middle(yard: Yard, make: Make, tmp_
 
 
 def test_a_client_that_is_killed_leaves_an_unfinished_transfer_and_nothing_more(yard: Yard, make: Make, tmp_path: Path) -> None:
-    into, path = downloads(tmp_path), make(300_000_000)
+    into, path = downloads(tmp_path), make(300_000_000, sparse=True)
     here, _ = two(yard, into)
     program = yard.mysocket("send", *here.where, "--file", path)
     with Client(here) as client:
@@ -117,7 +118,7 @@ def test_a_client_that_is_killed_leaves_an_unfinished_transfer_and_nothing_more(
 
 
 def test_ctrl_c_cancels_it_on_both_sides(yard: Yard, make: Make, tmp_path: Path) -> None:
-    into, path = downloads(tmp_path), make(300_000_000)
+    into, path = downloads(tmp_path), make(300_000_000, sparse=True)
     here, hub = two(yard, into)
     program = yard.mysocket("send", *here.where, "--file", path)
     with Client(here) as client:
@@ -188,17 +189,17 @@ def asked_for(spool: Path, *paths: Path) -> None:
         reader = FileReader(str(path), bytes(16))
         reader.close()
         mark = Mark(str(path), reader.stamp, 0, 0, float(number))
-        held.mark(Bookmark(ASKED + (b"%016d" % number).hex(), mark.encode()))
+        held.mark(Bookmark(PREFIX + (b"%016d" % number).hex(), mark.encode()))
     settle(held)
     close(held)
 
 
 def test_a_service_goes_on_with_what_a_session_has_left_though_it_is_killed(yard: Yard, make: Make, tmp_path: Path) -> None:
-    into, path = downloads(tmp_path), make(150_000_000)
+    into, path = downloads(tmp_path), make(75_000_000)
     here, hub = free_port(), free_port()
     one = yard.service("--port", here, "--peer", f"127.0.0.1:{hub}", "--spool", "SPOOL", name="here", start=False)
     asked_for(one.spool, path)
-    for kills in range(5):
+    for kills in range(3):
         one.start()
         with Client(one) as client:
             wait_until(
@@ -210,13 +211,13 @@ def test_a_service_goes_on_with_what_a_session_has_left_though_it_is_killed(yard
             )
         one.kill()
     one.start()
-    assert one.log.count("going on with") == 6 and f"{path}, of which 0 of 150000000 bytes" in one.log
+    assert one.log.count("going on with") == 4 and f"{path}, of which 0 of 75000000 bytes" in one.log
     other = yard.service("--port", hub, "--peer", f"127.0.0.1:{here}", "--spool", "SPOOL", "--download-dir", into, name="hub")
     wait_until(lambda: complete(into), f"it does not arrive:\n{one.log}\n{other.log}")
     assert (into / "report.bin").read_bytes() == path.read_bytes()
     wait_until(lambda: one.status()["out"]["waiting_bytes"] == 0 or None, "something is left")
     one.restart()
-    assert one.log.count("going on with") == 6, "it is done"
+    assert one.log.count("going on with") == 4, "it is done"
     assert complete(into) == ["report.bin"]
 
 
@@ -238,7 +239,7 @@ def test_a_session_at_a_terminal_goes_on_and_waits_for_it(make: Make, tmp_path: 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_session_that_leaves_says_what_the_next_one_goes_on_with(make: Make, tmp_path: Path, how: int) -> None:
-    into, path = downloads(tmp_path), make(400_000_000)
+    into, path = downloads(tmp_path), make(30_000_000)
     asked_for(tmp_path / "spool", path)
     port = free_port()
     # Nobody takes it, and the spool is small: it cannot come to its end.

@@ -20,12 +20,13 @@ from twisted.internet.task import Clock
 from mysocket.core.batch import END, Batch, Flag, Kind, LineCutter, Piece
 from mysocket.core.transfer import CHUNK, Part, read_chunk
 from mysocket.core.wire import Input
+from mysocket.ends import filereader
 from mysocket.ends.filereader import BLOCK, Stamp
 from mysocket.ends.worker import Outcome, attempt
 from mysocket.errors import FileChanged, NoFilesTaken, NotSendable
 from mysocket.services.outlet import HeldTaker, OwnOutlet
 from mysocket.services.pace import LEAST, MOMENT, MOST, Pace
-from mysocket.services.upload import ASKED, INTERVAL, PREFIX, Mark
+from mysocket.services.upload import INTERVAL, PREFIX, Mark
 from mysocket.services.uploads import LEFT, Uploads
 from mysocket.spool.disk import DiskSpool
 from tests.support.network import Connection, Person, run
@@ -350,7 +351,45 @@ def test_a_file_that_changes_is_cancelled(two: Two, make: Callable[..., str], si
     files = received(two.b)
     assert not files.done and not files.open and len(files.cancelled) == (size > 100)
     if size > 100:
-        assert "was changed" in files.cancelled[0][2]
+        assert files.cancelled[0][2] == f"it had {size} bytes, and has {size + 1}", "where it lies is not the peer's"
+
+
+def test_a_name_with_escapes_is_said_and_not_drawn(two: Two, make: Callable[..., str], desk: Desk) -> None:
+    """Any program may have made that file, and Tab completes it."""
+    name = "a\x1b[2J\nb"
+    shown = "a\\x1b[2J\\x0ab"
+    path = make(3_000_000, name)
+    two.link()
+    two.uploads.send(path)
+    two.room.hand.work()
+    os.truncate(path, 5)
+    two.settle()
+    assert shown in two.room.complaints[0] and "\x1b" not in two.room.complaints[0] and "\n" not in two.room.complaints[0]
+    desk.uploads.send(path)
+    settle(desk.spool)
+    desk.again()
+    desk.uploads.stop()
+    two.uploads.send(path)
+    ended = HeldTaker(two.a.link, two.uploads, two.room.told.append)
+    ended.end_input()
+    two.uploads.stop()
+    said = [*desk.room.told, *desk.uploads.left(), *two.room.told, *two.uploads.left()]
+    assert len(said) == 4 and all(shown in text and "\x1b" not in text for text in said), said
+    with pytest.raises(NotSendable) as failed:
+        two.uploads.send(f"/nowhere/{name}")
+    assert shown in str(failed.value)
+
+
+def test_a_reader_that_breaks_says_so_to_its_user(two: Two, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    two.link()
+    path = make(30_000_000)
+    upload = two.uploads.send(path)
+    two.room.hand.work()
+    monkeypatch.setattr(filereader, "sha256", None)
+    monkeypatch.setattr(filereader.FileReader, "read", None)
+    two.settle()
+    assert upload.state == "failed" and "Traceback" in two.room.complaints[0]
+    assert received(two.b).cancelled[0][2] == "the sender cannot read it"
 
 
 def test_what_cannot_be_sent_is_said_at_once(two: Two, tmp_path: Path) -> None:
@@ -497,7 +536,7 @@ class Desk:
     def bookmarks(self) -> list[str]:
         """Those that the next process finds."""
         settle(self.spool)
-        return sorted(name for name in opened_bookmarks(self.spool) if name.startswith((PREFIX, ASKED)))
+        return sorted(name for name in opened_bookmarks(self.spool) if name.startswith(PREFIX))
 
 
 def opened_bookmarks(spool: DiskSpool) -> dict[str, bytes]:
@@ -530,7 +569,7 @@ def test_a_killed_process_is_gone_on_for(desk: Desk, make: Callable[..., str]) -
     for _ in range(3):
         desk.room.hand.work()
         settle(desk.spool)
-    assert [name.startswith(PREFIX) for name in desk.bookmarks()] == [True, False][::-1]
+    assert len(desk.bookmarks()) == 2 and [upload.offset > 0 for upload in desk.uploads.under_way] == [True, False]
     for steps in range(1, 5):
         desk.again()
         assert "going on with" in desk.room.told[0] and len(desk.uploads.under_way) == 2
@@ -547,10 +586,31 @@ def test_a_killed_process_is_gone_on_for(desk: Desk, make: Callable[..., str]) -
 def test_what_was_asked_for_and_not_begun_is_not_forgotten(desk: Desk, make: Callable[..., str]) -> None:
     path = make(100)
     desk.uploads.send(path)
-    assert desk.bookmarks() == [ASKED + (1001).to_bytes(16).hex()]
+    assert desk.bookmarks() == [PREFIX + (1001).to_bytes(16).hex()]
     desk.again()
     desk.room.work()
     assert waiting(desk.spool).done == [data_of(path)] and desk.bookmarks() == []
+
+
+def test_nothing_is_accepted_before_it_is_known_what_for(desk: Desk, make: Callable[..., str]) -> None:
+    """A bookmark alone and one with pieces are committed in no order: the older one must not come last."""
+    path = make(20_000_000)
+    upload = desk.uploads.send(path)
+    desk.uploads.go_on()
+    while desk.room.hand.work():
+        pass
+    assert desk.spool.end == 0 and upload.offset == 0
+    settle(desk.spool)
+    assert desk.spool.end > 0 and upload.offset > 0
+    desk.room.work()
+    assert waiting(desk.spool).done == [data_of(path)] and desk.bookmarks() == []
+
+
+def test_cancel_before_it_is_known_what_for(desk: Desk, make: Callable[..., str]) -> None:
+    upload = desk.uploads.send(make(100))
+    upload.cancel()
+    desk.room.work()
+    assert desk.bookmarks() == [] and waiting(desk.spool).order == [] and not desk.uploads.busy
 
 
 def test_the_end_and_the_bookmark_are_one_commit(desk: Desk, make: Callable[..., str]) -> None:
@@ -634,6 +694,7 @@ def test_a_run_that_cannot_go_on_says_so_and_touches_nothing(desk: Desk, make: C
 
 def test_cancel_in_a_spool_ends_the_bookmark(desk: Desk, make: Callable[..., str]) -> None:
     first, second = desk.uploads.send(make(20_000_000)), desk.uploads.send(make(100, "two"))
+    settle(desk.spool)
     desk.room.hand.work()
     second.cancel()
     first.cancel()
@@ -719,14 +780,15 @@ class Sessions(RuleBasedStateMachine):
         self.desk = Desk(Path(self.directory.name) / "spool", Clock(), 3 << 20)
         self.files, self.sent, self.number = Files(), dict[bytes, str](), 0
 
-    @rule(size=st.sampled_from(SIZES))
-    def send(self, size: int) -> None:
+    @rule(size=st.sampled_from(SIZES), committed=st.booleans())
+    def send(self, size: int, committed: bool) -> None:
         self.number += 1
         path = Path(self.directory.name) / str(self.number)
         path.write_bytes(bytes([self.number % 256]) * size)
         os.utime(path, (1e9, 1e9))
         upload = self.desk.uploads.send(str(path))
-        settle(self.desk.spool)
+        if committed:
+            settle(self.desk.spool)
         self.sent[upload.id] = str(path)
 
     @rule(times=st.integers(1, 6))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from types import TracebackType
 from typing import Final, Self
@@ -185,8 +186,14 @@ class FileSender:
         return self.bye
 
     def finish(self) -> None:
-        """All is acknowledged: say so."""
+        """All is acknowledged: say so, and close the connection as a node does, or the other side would wait for that."""
+        assert self._socket is not None
         self._say(wire.encode(wire.Bye(wire.Reason.DONE)))
+        self._socket.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            while self._socket.recv(65536):
+                pass
+        self.disconnect()
 
 
 def in_parts(message: bytes) -> Piece:

@@ -120,7 +120,7 @@ class Receiver:
     def work(self) -> None:
         """Write all that can be written, and hear of it."""
         with self._disk():
-            while self.downloads.step(wait=False):
+            while self.downloads.writer.step(wait=False):
                 pass
         self.hear()
 
@@ -151,7 +151,7 @@ class Receiver:
 
     def kill(self) -> None:
         """End as `kill -9` would: descriptors are closed, and nothing else happens."""
-        found = self.downloads._parts
+        found = self.downloads.writer.parts
         for part in found._parts.values():
             part.close()
         os.close(found.directory.fd)
