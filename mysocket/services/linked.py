@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from mysocket.carriers import build
 from mysocket.carriers.stream import StreamFactory
@@ -29,9 +29,10 @@ from mysocket.ends.worker import Worker
 from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import WINDOW, Character, Node
-from mysocket.sending import messages_text
+from mysocket.services import sentences
 from mysocket.services.base import EndpointService
 from mysocket.services.outlet import HeldTaker, OwnOutlet
+from mysocket.services.patience import patiently
 from mysocket.services.uploads import Uploads
 from mysocket.settings import Settings
 from mysocket.watch import Voice
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from mysocket.spool.disk import DiskSpool
     from mysocket.spool.inbox import Feed
     from mysocket.spool.interface import Spool
-
-#: Seconds that leaving waits for the disk.
-SETTLE_TIME = 10.0
 
 
 class Reception(Interface):
@@ -254,7 +252,8 @@ class LinkService(EndpointService):
     async def start(self) -> None:
         if self._spool is not None:
             self._spool.start()
-            self._tell_state(self._spool)
+            for text in sentences.beginning(self._spool, sends=not self.settings.recv_only):
+                self.watch.tell(text)
             if self.ends.stays and self._spool.in_message and not self.settings.recv_only:
                 self.watch.tell("an input was broken off in the middle of a message here: the message ends as far as it came")
                 self._spool.append(END)
@@ -282,21 +281,10 @@ class LinkService(EndpointService):
         )
         self._dialler.startService()
 
-    def _tell_state(self, spool: DiskSpool) -> None:
-        if spool.news:
-            self.watch.tell(spool.news)
-        waiting = spool.end - spool.retired
-        if waiting and self.settings.recv_only:
-            self.watch.tell(f"{waiting} bytes wait in {spool.path}; with --recv-only they are not sent")
-        elif waiting:
-            self.watch.tell(f"{waiting} bytes wait in {spool.path} to be delivered")
-
     def _tell_full(self, where: str) -> None:
         self.full = where
         if where:
-            self.watch.voice.complain(
-                f"the disk of {where} is full: what needs room waits; it goes on by itself when there is some"
-            )
+            self.watch.voice.complain(sentences.full(where))
         else:
             self.watch.tell("the disk has room again")
 
@@ -316,13 +304,8 @@ class LinkService(EndpointService):
     def _input_ended(self) -> None:
         link = self._own_link
         if self.ends.interactive and link is not None:
-            # A person who has said EXIT wants to know why the program does not leave.
             if link.sending.undelivered and not link.linked:
-                waiting, whom = link.sending.undelivered_text(), self.settings.peer or "the peer"
-                leave = (
-                    "Ctrl-C twice leaves without" if self._spool is None else f"Ctrl-C leaves, and {self._spool.path} keeps them"
-                )
-                self.watch.tell(f"{waiting} not delivered yet; waiting for {whom}. {leave}.")
+                self.watch.tell(sentences.why_it_stays(link, self.settings.peer or "the peer", self._spool))
             elif any(peer.input is Input.FINITE and peer.progress is not Progress.DONE for peer in self.node):
                 self.watch.tell("waiting for the end of the peer's input. Ctrl-C leaves without.")
         self.watch.changed()
@@ -330,90 +313,48 @@ class LinkService(EndpointService):
     def settle_input(self) -> Deferred[None]:
         if self.reception is not None:
             self.reception.close()
-        settled: Deferred[None] = Deferred()
         spool = self._spool
         if spool is None or isinstance(self.watch.error, DiskFailed):
             return super().settle_input()
 
-        def counted(messages: int | None) -> None:
-            self._waiting_messages = messages
-            if not settled.called:
-                patience.cancel()
-                settled.callback(None)
+        def count(done: Callable[[], None]) -> None:
+            def counted(messages: int | None) -> None:
+                self._waiting_messages = messages
+                done()
 
-        # A disk that hangs holds nobody: what is not accepted by then is not.
-        patience = self.reactor.callLater(SETTLE_TIME, settled.callback, None)
-        spool.flush(lambda: spool.count(counted))
-        return settled
+            spool.flush(lambda: spool.count(counted))
 
-    def _name_kept(self, spool: DiskSpool) -> None:
-        size = self.undelivered() - spool.uncommitted
-        if size:
-            what = messages_text(self._waiting_messages, size)
-            self.watch.voice.complain(
-                f"not delivered: {what}, positions {spool.retired} to {spool.retired + size}; they are kept in {spool.path}, and "
-                f"the next mysocket --spool {spool.path} sends them"
-            )
-        if spool.uncommitted:
-            self.watch.voice.complain(
-                f"{spool.uncommitted} bytes were read and could not be kept in {spool.path}: give them again"
-            )
+        return patiently(self.reactor, count)
 
     def close_storage(self) -> Deferred[None]:
         closed, reception = self._close_downloads().addCallback(lambda _: self._close_spool()), self.reception
         return closed if reception is None else closed.addCallback(lambda _: reception.leave())
 
     def _close_downloads(self) -> Deferred[None]:
-        """Fires when what could be written of files is, and those who sent it were told; a disk that hangs holds nobody."""
-        closed: Deferred[None] = Deferred()
+        """Fires when what could be written of files is, and those who sent it were told."""
         downloads = self.downloads
         if downloads is None:
-            return super().close_storage()
-
-        def done() -> None:
-            if not closed.called:
-                patience.cancel()
-                closed.callback(None)
-
-        def give_up() -> None:
-            downloads.abandon()
-            closed.callback(None)
-
-        patience = self.reactor.callLater(SETTLE_TIME, give_up)
-        downloads.close(done)
-        return closed
+            return succeed(None)
+        return patiently(self.reactor, downloads.close, downloads.abandon)
 
     def _close_spool(self) -> Deferred[None]:
-        closed: Deferred[None] = Deferred()
-        if self._spool is None:
-            return super().close_storage()
-
-        def done() -> None:
-            if not closed.called:
-                patience.cancel()
-                closed.callback(None)
-
-        patience = self.reactor.callLater(SETTLE_TIME, closed.callback, None)
-        self._spool.close(done, all_written=self.ends.all_written)
-        return closed
+        spool = self._spool
+        if spool is None:
+            return succeed(None)
+        return patiently(self.reactor, lambda done: spool.close(done, all_written=self.ends.all_written))
 
     def name_undelivered(self) -> None:
         for text in self.uploads.left():
             self.watch.voice.complain(f"not sent to its end: {text}")
         for text in self.downloads.left() if self.downloads is not None else ():
             self.watch.tell(f"not received to its end: {text}; when it is started again, it goes on with that")
+        texts: Iterable[str] = ()
         if self._spool is not None:
-            self._name_kept(self._spool)
-            return
-        link = self._own_link
-        if link is None or not link.sending.undelivered:
-            return
-        spool, size = link.sending.spool, link.sending.undelivered
-        rest = "" if self.ends.input_ended else ", nor the input that was not read yet"
-        self.watch.voice.complain(
-            f"not delivered: {link.sending.undelivered_text()}, positions {spool.retired} to {spool.retired + size}{rest}; "
-            "they were held in memory and are lost"
-        )
+            texts = sentences.kept(self._spool, self.undelivered() - self._spool.uncommitted, self._waiting_messages)
+        elif self._own_link is not None:
+            texts = sentences.lost(self._own_link, input_ended=self.ends.input_ended)
+        for text in texts:
+            self.watch.voice.complain(text)
 
     def say_goodbye(self, why: str) -> Deferred[None]:
         if self._progress is not None:
