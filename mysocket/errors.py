@@ -290,3 +290,8 @@ class FileChanged(MySocketError):
 
 class FileUnread(MySocketError):
     """Reading {where} failed: {text}. The transfer is cancelled."""
+
+
+class ScreenFailed(MySocketError):
+    """The screen failed ({text}), which is a mistake in this program. What was not shown is not acknowledged. Start again with
+    --plain-terminal, which draws nothing."""

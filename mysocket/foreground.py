@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mysocket.errors import INTERRUPTED, TERMINATED, MySocketError
+from mysocket.errors import FAILED, INTERRUPTED, TERMINATED, MySocketError
 from mysocket.runtime import SignalWaker, install_asyncio, use_monotonic_time
 from mysocket.settings import Settings
 
@@ -60,7 +60,11 @@ class Foreground:
             from mysocket.screen.session import Session
 
             self._session = Session(
-                reactor, max_message=settings.max_message, full_time=settings.timestamps, output=settings.output_file
+                reactor,
+                max_message=settings.max_message,
+                full_time=settings.timestamps,
+                output=settings.output_file,
+                style="timestamps" if settings.timestamps else "plain",  # of the file
             )
 
     def to_the_end(self) -> int:
@@ -101,6 +105,9 @@ class Foreground:
             above(str(error))
             self._finish(error.status)
             return
+        except BaseException:
+            self._finish(FAILED)  # and the reactor says what it was
+            raise
         self._service = service
         watch_hangup(self._reactor, service)
         service.finished.addCallback(self._finish)

@@ -61,6 +61,7 @@ def _attend(session: Session, service: EndpointService) -> EndpointService:
     from mysocket.services.linked import LinkService
 
     assert isinstance(service, LinkService)
+    session.tell_failures(service.watch.fail)
     session.facts = Glance(service)
     session.changed = service.watch.changed
     service.watch.seen_elsewhere = (ConnectionRefused,)  # the status line says so, and what to do

@@ -123,7 +123,7 @@ def _files(argument: str) -> list[Completion]:
     directory, begun = os.path.split(plain)
     try:
         entries = sorted(os.scandir(os.path.expanduser(directory) or "."), key=lambda entry: entry.name)
-    except OSError:
+    except (OSError, ValueError):  # there is none, or a NUL in its name
         return []
     found = []
     for entry in entries:

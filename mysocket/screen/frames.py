@@ -7,13 +7,15 @@ Rules
 2. Lines from above come in batches, each drawn once with the prompt below it: RATE a second, or as many as the terminal takes
    while more of them wait. They are made when they are drawn. So a flood costs a drawing per batch and not per line, and a key is
    never behind more than one of them.
+3. What came from a peer and is not drawn when the session ends is not acknowledged, and still the peer's: a flood of it keeps
+   nobody from leaving. What this side has to say is always drawn.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import struct
-import sys
 import termios
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -77,29 +79,49 @@ class Frames:
 
     :param erase: takes the prompt off the canvas, with all below.
     :param redraw: asks for it to be drawn again; :meth:`push` is to be called when that is done.
+    :param failed: called when a line cannot be made; see :meth:`give_up`.
     """
 
     def __init__(
-        self, clock: IReactorTime, writer: Writer, canvas: Canvas, *, erase: Callable[[], None], redraw: Callable[[], None]
+        self,
+        clock: IReactorTime,
+        writer: Writer,
+        canvas: Canvas,
+        *,
+        erase: Callable[[], None],
+        redraw: Callable[[], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._clock = clock
         self._writer = writer
         self._canvas = canvas
         self._erase = erase
         self._redraw = redraw
-        self._above: deque[tuple[Iterator[str], Callable[[], None]]] = deque()
+        self._failed = failed
+        self._above: deque[tuple[Iterator[str], Callable[[], None] | None]] = deque()
         self._done: list[Callable[[], None]] = []
         self._drawing = False
         self._stale = False  # what is drawn is not what it would be now
         self._crowded = False  # more lines wait than one drawing takes
+        self._given_up = False
         self._last = float("-inf")
         self._next: IDelayedCall | None = None
         self._tick: IDelayedCall | None = None
 
-    def show(self, lines: Iterable[str], done: Callable[[], None] = lambda: None) -> None:
-        """Show whole lines above the prompt; ``done`` is called when the terminal has them."""
-        self._above.append((iter(lines), done))
-        self._schedule()
+    def show(self, lines: Iterable[str], done: Callable[[], None] | None = None) -> None:
+        """Show whole lines above the prompt.
+
+        :param done: for what came from a peer: called when the terminal has it.
+        """
+        if done is None or not self._given_up:
+            self._above.append((iter(lines), done))
+            self._schedule()
+
+    def give_up(self) -> None:
+        """Something could not be drawn: nothing that came from a peer is called written any more; it may be what is missing."""
+        self._given_up = True
+        self._done.clear()
+        self._above = deque((lines, done) for lines, done in self._above if done is None)
 
     def refresh(self) -> None:
         """What stands around the prompt may have changed."""
@@ -119,22 +141,33 @@ class Frames:
         self._stale = False
         if self._above:
             self._erase()
-            self._draw_above(BATCH)
+            try:
+                self._draw_above()
+            except Exception as problem:
+                self._failed(problem)
         self._redraw()
 
-    def _draw_above(self, most: int) -> None:
+    def _draw_above(self) -> None:
         size = 0
-        while self._above and size < most:
+        while self._above and size < BATCH:
             lines, done = self._above[0]
-            for line in lines:
-                self._canvas.write(line.replace("\n", "\r\n"))
-                size += len(line)
-                if size >= most:
-                    break
-            else:
+            drawn = self._draw_lines(lines, BATCH - size)
+            size += drawn
+            if size < BATCH:
                 self._above.popleft()
-                self._done.append(done)
+                if done is not None:
+                    self._done.append(done)
         self._crowded = bool(self._above)
+
+    def _draw_lines(self, lines: Iterable[str], most: float) -> int:
+        """Draw the next of them, until it is ``most`` characters; how many it were."""
+        size = 0
+        for line in lines:
+            self._canvas.write(line.replace("\n", "\r\n"))
+            size += len(line)
+            if size >= most:
+                break
+        return size
 
     def push(self) -> None:
         """A drawing is finished: write it."""
@@ -154,7 +187,7 @@ class Frames:
     def start(self) -> None:
         """Draw what there is, and from now on what comes."""
         self._drawing = True
-        self._draw_above(BATCH)
+        self._draw_above()
         self._ticked()
 
     def _ticked(self) -> None:
@@ -170,8 +203,16 @@ class Frames:
         self._next = self._tick = None
 
     def finish(self, done: Callable[[], None]) -> None:
-        """The prompt is gone: draw all lines that are left; ``done`` is called when everything is written."""
-        self._draw_above(sys.maxsize)
+        """The prompt is gone: draw the lines that are left; ``done`` is called when everything is written."""
+        room = BATCH
+        for lines, call in self._above:
+            if call is None:
+                self._draw_lines(lines, math.inf)
+            elif room > 0:
+                room -= self._draw_lines(lines, room)
+                if room > 0:
+                    self._done.append(call)
+        self._above.clear()
         self._done.append(done)
         self._canvas.write("\x1b[0m")
         self.push()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-#: Bytes of the file above which its older half is dropped when a session begins.
-MAX_SIZE = 1024 * 1024
+#: Bytes of the file above which its older half is dropped when a session begins; and characters of an entry, above which it is
+#: kept for this session only: one large paste is not worth all the others.
+MAX_SIZE, MAX_ENTRY = 1024 * 1024, 64 * 1024
 
 
 def history_path(environ: Mapping[str, str]) -> str:
@@ -61,6 +62,13 @@ class KeptHistory(FileHistory):
         if not string.startswith(" "):
             super().append_string(string)
 
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            return super().load_history_strings()
+        except OSError:
+            return ()
+
     def store_string(self, string: str) -> None:
-        with suppress(OSError):
-            super().store_string(string)
+        if len(string) <= MAX_ENTRY:
+            with suppress(OSError):
+                super().store_string(string)

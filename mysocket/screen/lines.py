@@ -6,12 +6,13 @@ Rules
    final, and waits below until then (own.py).
 2. What a peer sent or is called is escaped; what is written here is the only markup.
 3. NO_COLOR takes the colours (no-color.org). Dim and bold are none.
+4. A message is made line by line: one of a million lines is drawn in many drawings, between which one sees what one types.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from textwrap import wrap
@@ -58,20 +59,20 @@ class Lines:
         self._local = local
         self._day: object = None
 
-    def received(self, message: bytes, name: str, at: float) -> str:
-        """A message of a peer.
+    def received(self, message: bytes, name: str, at: float) -> Iterator[str]:
+        """The lines of a message of a peer.
 
         :param at: seconds since the epoch.
         """
         look = self._palette
         text = escape(message.removesuffix(b"\n")).decode("utf-8", "backslashreplace")
-        return self._line(f"{look.name}{one_line(name, NAME_WIDTH)}:{look.off} ", text, at)
+        return self._lines(f"{look.name}{one_line(name, NAME_WIDTH)}:{look.off} ", text, at)
 
-    def own(self, text: str, at: float, mark: str) -> str:
-        """An own message, and how far it has come."""
+    def own(self, text: str, at: float, mark: str) -> Iterator[str]:
+        """The lines of an own message, and how far it has come."""
         look = self._palette
         shown = escape(text.encode("utf-8", "surrogateescape")).decode("utf-8", "backslashreplace")
-        return self._line(f"{look.mark if mark == ACKNOWLEDGED else look.dim}{mark}{look.off} ", shown, at)
+        return self._lines(f"{look.mark if mark == ACKNOWLEDGED else look.dim}{mark}{look.off} ", shown, at)
 
     def note(self, text: str, width: int = 80, *, problem: bool = False) -> str:
         """A sentence of this program, wrapped between words; it may have several lines.
@@ -86,14 +87,16 @@ class Lines:
         )
         return "".join(f"{on}{line}{look.off}\n" for lines in wrapped for line in lines)
 
-    def _line(self, before: str, text: str, at: float) -> str:
+    def _lines(self, before: str, text: str, at: float) -> Iterator[str]:
         look, time = self._palette, self._local(at)
         stamp = time.isoformat(timespec="milliseconds") if self._full_time else time.strftime("%H:%M:%S")
-        day = ""
         if self._day != time.date():
             # Of a session over midnight one wants to know which day it was.
             if self._day is not None and not self._full_time:
-                day = self.note(time.strftime("%Y-%m-%d"))
+                yield self.note(time.strftime("%Y-%m-%d"))
             self._day = time.date()
-        lines = text.replace("\n", "\n" + " " * (len(stamp) + 1))
-        return f"{day}{look.dim}{stamp}{look.off} {before}{lines}\n"
+        start, begin = f"{look.dim}{stamp}{look.off} {before}", 0
+        while (end := text.find("\n", begin)) >= 0:
+            yield f"{start}{text[begin:end]}\n"
+            start, begin = " " * (len(stamp) + 1), end + 1
+        yield f"{start}{text[begin:]}\n"

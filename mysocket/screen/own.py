@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 
@@ -14,11 +14,16 @@ class Message:
 
     :ivar at: when, in seconds since the epoch.
     :ivar position: where the own stream stands behind it, once somebody has taken it.
+    :ivar more: lines behind the first.
     """
 
     text: str
     at: float
     position: int = sys.maxsize
+    more: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.more = self.text.count("\n")
 
 
 class Waiting:

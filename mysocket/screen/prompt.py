@@ -1,5 +1,5 @@
-"""The prompt: the line that is typed, and what stands around it. With keys.py and history.py the only room that knows
-prompt_toolkit; of that no name is used that begins with an underscore.
+"""The prompt: the line that is typed, and what stands around it. With keys.py, long.py and history.py the only room
+that knows prompt_toolkit; of that no name is used that begins with an underscore.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from mysocket.ends.escape import one_line
 from mysocket.screen.commands import complete
 from mysocket.screen.frames import Canvas, Frames, Size, terminal_size
 from mysocket.screen.keys import bindings
+from mysocket.screen.long import AroundTheCursor
 
 PROMPT = "> "
 #: Seconds that the end waits for a terminal that takes nothing.
@@ -83,6 +84,9 @@ class Scene(Interface):
     def end(self) -> None:
         """Ctrl-D, or the terminal is gone."""
 
+    def broken(self, problem: str) -> None:
+        """Something could not be drawn, or a key not be obeyed: the session cannot go on."""
+
 
 class Prompt:
     """The prompt on this process's terminal.
@@ -113,7 +117,8 @@ class Prompt:
             enable_cpr=False,
         )
         self._app = self._application(output, STYLE if colours else PLAIN_STYLE)
-        self._frames = Frames(reactor, writer, canvas, erase=self._app.renderer.erase, redraw=self._app.invalidate)
+        erase, redraw = self._app.renderer.erase, self._app.invalidate
+        self._frames = Frames(reactor, writer, canvas, erase=erase, redraw=redraw, failed=self._broken)
         self._app.before_render += lambda _: self._look()
         self._app.after_render += lambda _: self._frames.push()
         #: Show lines above, and draw anew what stands around the prompt.
@@ -129,7 +134,12 @@ class Prompt:
     def _application(self, output: Vt100_Output, style: Style) -> Application[None]:
         search = SearchToolbar()
         typed = Window(
-            BufferControl(self.buffer, search_buffer_control=search.control, preview_search=True),
+            BufferControl(
+                self.buffer,
+                input_processors=[AroundTheCursor()],
+                search_buffer_control=search.control,
+                preview_search=True,
+            ),
             height=lambda: Dimension(min=1, max=max(1, self.size.rows // 2)),
             get_line_prefix=self._prefix,
             wrap_lines=True,
@@ -160,8 +170,11 @@ class Prompt:
 
     def _look(self) -> None:
         """Ask the scene, once for a drawing."""
-        width = self.size.columns
-        self._between, self._below = self._scene.waiting(width), self._scene.status(width)
+        rows, width = self.size
+        # What is typed comes first where there is little room.
+        self._below = self._scene.status(width)[: max(0, rows - 3)]
+        between = self._scene.waiting(width)
+        self._between = between[max(0, len(between) - max(0, rows // 2 - len(self._below))) :]
 
     def _part(self, lines: Callable[[], Sequence[Line]]) -> ConditionalContainer:
         def text() -> StyleAndTextTuples:
@@ -199,8 +212,11 @@ class Prompt:
         """Leave the terminal to the shell until it brings us back."""
         self._app.renderer.erase()
         self._frames.push()
+        # Who is killed by the shell is woken in its background, where taking the terminal back would stop it again at once.
+        terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with self._app.input.detach(), self._app.input.cooked_mode():
             os.kill(0, signal.SIGTSTP)
+        signal.signal(signal.SIGTERM, terminate)
         self._app.renderer.reset()
         self._app.invalidate()
 
@@ -217,13 +233,21 @@ class Prompt:
         if not self._stopped:
             self._open = True
             self._frames.start()
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: self._broken(context.get("exception") or context["message"]))
+            self._task = loop.create_task(self._run())
 
     async def _run(self) -> None:
         try:
             await self._app.run_async(handle_sigint=False, set_exception_handler=False)
         except EOFError:
             self._scene.end()  # the terminal was hung up
+        except Exception as problem:
+            self._broken(problem)
+
+    def _broken(self, problem: object) -> None:
+        self._frames.give_up()
+        self._scene.broken(repr(problem))
 
     async def stop(self) -> None:
         """Show what is left to be shown, and give the terminal back as it was."""

@@ -26,7 +26,7 @@ from mysocket.ends.escape import escape, one_line
 from mysocket.ends.sink import Origin
 from mysocket.ends.source import Taker
 from mysocket.ends.stdio import STDOUT, Ends
-from mysocket.errors import MySocketError
+from mysocket.errors import MySocketError, ScreenFailed
 from mysocket.screen.commands import HELP, Command, Unknown, file_name, meaning
 from mysocket.screen.history import history_path, open_history
 from mysocket.screen.lines import ACKNOWLEDGED, COLOURS, NO_COLOURS, WAITING, Lines
@@ -35,8 +35,8 @@ from mysocket.screen.prompt import Line, Prompt
 from mysocket.screen.status import Facts, clip, fitted, invitation, parts, report
 from mysocket.screen.transfers import Transfers
 
-#: Own messages that are listed while they wait.
-LISTED = 5
+#: Own messages that are listed while they wait; and how many of their characters are looked at for each cell.
+LISTED, LOOKED_AT = 5, 8
 WELCOME = "Enter message to send. All messages received will be shown above. Type EXIT to end the program, /help to know more."
 
 
@@ -70,7 +70,7 @@ class ScreenSink:
             # One of them may be too long: that must be known now, not when it is drawn.
             messages = iter(list(messages))
         self._session.prompt.show(
-            (received(message.payload, name, now) for message in messages), lambda: origin.written(position)
+            (line for message in messages for line in received(message.payload, name, now)), lambda: origin.written(position)
         )
 
     def agreed(self, *, cut: bool) -> None:
@@ -88,7 +88,7 @@ class Session(Ends):
         self, reactor: Any, *, max_message: int, full_time: bool = False, output: str | None = None, **rest: Any
     ) -> None:
         super().__init__(reactor, stdin=What.TERMINAL, max_message=max_message, output=output, **rest)
-        self.facts: Callable[[], Facts] = Facts
+        self.facts: Callable[[], Facts] = lambda: Facts(starting=True)
         self.interrupt: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
         self.transfers = Transfers(reactor.seconds, self._file_arrived, lambda: self.prompt.refresh())
@@ -104,10 +104,18 @@ class Session(Ends):
         self._taker: Taker | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._on_failure: Callable[[MySocketError], None] = lambda error: None
+        self._failure: MySocketError | None = None
         self._ending = self._over = False
 
     def _failed(self, error: MySocketError) -> None:
+        self._failure = error
         self._on_failure(error)
+
+    def tell_failures(self, failed: Callable[[MySocketError], None]) -> None:
+        """Call ``failed`` when the terminal or the screen fails, or has."""
+        self._on_failure = failed
+        if self._failure is not None:
+            self._reactor.callLater(0, failed, self._failure)
 
     # Ends -----------------------------------------------------------------------------------------------------------------------
 
@@ -124,7 +132,6 @@ class Session(Ends):
         """That was done at the beginning."""
 
     def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> Any:
-        self._on_failure = failed
         if self._output is not None:
             return super().sink(failed=failed, shared=shared, raw=raw)
         return ScreenSink(self, self._max)
@@ -132,14 +139,14 @@ class Session(Ends):
     def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
         if self._taker is not None or self.input is not Input.OPEN:
             return
-        self._taker, self._on_end, self._on_failure = taker, ended, failed
+        self._taker, self._on_end = taker, ended
         taker.when_room(self._give)
         self._give()
 
     def acknowledged(self, position: int) -> None:
         """The peer has all before ``position``."""
         for message in self._waiting.acknowledged(position):
-            self.prompt.show([self.lines.own(message.text, message.at, ACKNOWLEDGED)])
+            self.prompt.show(self.lines.own(message.text, message.at, ACKNOWLEDGED))
         self.prompt.refresh()
 
     def stop_input(self) -> None:
@@ -153,7 +160,7 @@ class Session(Ends):
         if untaken:
             self.note(f"not delivered: {untaken} message{'s' * (untaken != 1)}; nobody has come for what was typed", problem=True)
         for message in self._waiting.drain():
-            self.prompt.show([self.lines.own(message.text, message.at, WAITING)])
+            self.prompt.show(self.lines.own(message.text, message.at, WAITING))
 
     # The screen -----------------------------------------------------------------------------------------------------------------
 
@@ -218,7 +225,7 @@ class Session(Ends):
         return True
 
     def _file_arrived(self, text: str) -> None:
-        self.prompt.show([self.lines.own(f"/send {text}", time.time(), ACKNOWLEDGED)])
+        self.prompt.show(self.lines.own(f"/send {text}", time.time(), ACKNOWLEDGED))
 
     def end(self) -> None:
         if self._ending:
@@ -234,6 +241,9 @@ class Session(Ends):
     def hint(self, text: str) -> None:
         self.note(text)
 
+    def broken(self, problem: str) -> None:
+        self._failed(ScreenFailed(problem))
+
     # What is drawn: the prompt's scene ------------------------------------------------------------------------------------------
 
     def _facts(self) -> Facts:
@@ -245,8 +255,9 @@ class Session(Ends):
         if count > LISTED:
             lines.append([("dim", f"{WAITING} and {count - LISTED} more before")])
         for message in self._waiting.newest(LISTED):
-            first, _, rest = message.text.partition("\n")
-            more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
+            # No more of it than can be seen, as this is done for every drawing.
+            first = message.text[: LOOKED_AT * width].partition("\n")[0]
+            more = f" (+{message.more} lines)" if message.more else ""
             lines.append([("dim", f"{WAITING} "), ("", clip(_drawn(first), max(2, width - 3 - len(more))) + more)])
         return [*lines, *([("", line)] for line in self.transfers.lines(width - 1))]
 

@@ -17,6 +17,7 @@ SEPARATOR = " · "
 class Facts:
     """How things stand.
 
+    :ivar starting: nothing is known yet.
     :ivar peer: what to call the peer: its name when it has said one, else what was dialled; empty where anybody may come.
     :ivar host: the other machine, where that is known.
     :ivar listening: where this side listens, for people.
@@ -36,6 +37,7 @@ class Facts:
     :ivar leaving: the session is over but for what must still be delivered.
     """
 
+    starting: bool = False
     peer: str = ""
     host: str = ""
     listening: str = ""
@@ -66,6 +68,8 @@ class Part:
 
 def parts(facts: Facts) -> list[Part]:
     """The parts of the line, the most important first."""
+    if facts.starting:
+        return [Part("starting")]
     found = [Part(one_line(facts.peer, 40) if facts.peer else "anybody"), _link(facts)]
     if facts.waiting or facts.waiting_bytes:
         found.append(Part(waiting_text(facts), "bad"))

@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mysocket.ends.escape import Escaper, drawn_json, escape, one_line
@@ -209,6 +209,7 @@ def test_json_on_a_terminal_stays_readable() -> None:
 
 
 @given(st.binary(min_size=1, max_size=9) | st.text(min_size=1, max_size=5).map(str.encode))
+@settings(max_examples=20)
 def test_a_long_message_is_escaped_as_a_short_one(piece: bytes) -> None:
     """It is escaped in pieces, which may end within a character."""
     message = piece * (200_000 // len(piece))

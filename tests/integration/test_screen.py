@@ -368,6 +368,19 @@ def test_long_lines_wrap_and_arrive_whole(scribe: tuple[Person, Program], text: 
     person.wait_typed("")
 
 
+def test_a_long_line_that_is_pasted_does_not_freeze_the_prompt(desk: Desk) -> None:
+    """Only what is around the cursor is laid out, however much there is of it: this took minutes, and gigabytes."""
+    person = alone(desk)
+    person.paste("a" + "\u0301" * 100_000)
+    person.type("behind")
+    person.wait_raw(b"behind")
+    person.press("Ctrl-A", "Right")
+    person.type("here")
+    person.wait_raw(b"here")
+    person.kill(signal.SIGTERM)
+    assert person.wait() == 143
+
+
 def test_bytes_that_are_no_utf_8_arrive_as_they_were_typed(scribe: tuple[Person, Program]) -> None:
     person, peer = scribe
     before = len(peer.stdout)
@@ -467,6 +480,16 @@ def test_a_history_that_cannot_be_kept_costs_only_the_history(desk: Desk, obstac
     abandon(person)
     if obstacle == "symlink":
         assert elsewhere.read_text() == "precious"
+
+
+def test_what_is_received_into_a_file_has_its_time_if_asked_for(desk: Desk, tmp_path: Path) -> None:
+    person, peer = desk.with_piped("--output", tmp_path / "output", "--timestamps")
+    peer.write(b"received\n")
+    peer.close_stdin()
+    peer.wait_status(0)
+    person.press("Ctrl-D")
+    left(person, 0)
+    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT[\d:.]+\+\d\d:\d\d received\n", (tmp_path / "output").read_bytes())
 
 
 # Leaving ------------------------------------------------------------------------------------------------------------------------
@@ -652,6 +675,22 @@ def test_a_window_that_changes_while_lines_arrive(desk: Desk) -> None:
     assert sum(line.startswith(">") for line in person.lines) == 1, person.report()
 
 
+@pytest.mark.parametrize("size", [(1, 80), (2, 80), (3, 80), (4, 20), (24, 12)])
+def test_in_the_smallest_window_one_sees_what_one_types(desk: Desk, size: tuple[int, int]) -> None:
+    here, there = free_port(), free_port()
+    person = desk.person(here, "localhost", there, size=size)
+    person.wait_ready()
+    person.say("one")
+    person.say("two")
+    person.type("typed")
+    person.wait_typed("typed")
+    peer = desk.piped(there, "localhost", here, stdin=DEVNULL)
+    peer.wait_output(b"one\ntwo\n")
+    person.press("Ctrl-C")
+    person.say("EXIT")
+    left(person, 0)
+
+
 class Tmux:
     """A session in tmux, which folds its lines anew when its width changes, as most terminals do today (xterm does not)."""
 
@@ -753,6 +792,19 @@ def test_control_z_and_fg(desk: Desk) -> None:
     peer.wait_status(0)
     shell.press("Ctrl-D")
     shell.wait_seen(r"shell\$\s*\Z")
+    shell.say("exit 7")
+    assert shell.wait() == 7
+
+
+def test_who_is_killed_by_the_shell_while_stopped_ends(desk: Desk) -> None:
+    shell = desk.person(argv=["bash", "--norc", "--noprofile", "-i"], env={"PS1": "shell$ ", "HISTFILE": ""})
+    shell.wait_seen(r"^shell\$$")
+    shell.say(shlex.join([*MYSOCKET, str(free_port()), "localhost", str(free_port())]))
+    shell.wait_status_line("next attempt")
+    shell.press("Ctrl-Z")
+    shell.wait_seen(r"Stopped[^\n]*\n(.*\n)*shell\$$")
+    shell.say("kill %1; while kill -0 %1 2>/dev/null; do sleep 0.1; done; echo it has $((1 + 1)) ended")
+    shell.wait_seen(r"^it has 2 ended$")
     shell.say("exit 7")
     assert shell.wait() == 7
 
@@ -881,6 +933,64 @@ def test_a_command_that_was_pasted_from_a_hostile_page_is_shown_harmless(desk: D
     person.paste("/send /no/such\x1b[2J\u202efile")
     person.press("Enter")
     person.wait_seen("(?i)no such file|cannot send")
+    person.press("Ctrl-C", "Ctrl-C")
+    left(person, 130)
+
+
+def test_a_message_of_a_million_lines_does_not_hide_what_one_types(desk: Desk) -> None:
+    person = desk.person(here := free_port(), "127.0.0.1", free_port())
+    person.wait_seen("listening")
+    with RawPeer(here) as peer:
+        for _ in range(10):
+            peer.send(b"\n" * 100_000, Flag.MORE, Kind.BLOB)
+        peer.send(b"the last line\n", kind=Kind.BLOB)
+        person.wait_raw(b" " * 9 + b"\r")
+        person.type("typed")
+        person.wait_raw(b"the last line")
+    assert 0 < person.screen.find(b"typed") < person.screen.find(b"the last line")
+    assert person.screen.count(b"\n" + b" " * 9 + b"\r") > 900_000
+
+
+def test_what_cannot_be_drawn_ends_the_session_and_is_not_acknowledged(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BREAKING)
+    here = free_port()
+    person = desk.person(here, "127.0.0.1", free_port(), env={"PYTHONPATH": str(tmp_path)})
+    person.wait_seen("listening")
+    with RawPeer(here) as peer:
+        peer.send(b"good\n")
+        while peer.acknowledged < 5:
+            peer.read()
+        peer.send(b"bad\n")
+        peer.send(b"good again\n")
+        left(person, 1)
+        with pytest.raises((AssertionError, ConnectionError)):
+            while True:
+                peer.read()
+        assert peer.acknowledged == 5
+    assert re.search("The screen failed.*cannot be drawn", person.text), person.report()
+
+
+BREAKING = """
+import mysocket.screen.lines as lines
+
+received = lines.Lines.received
+
+
+def breaking(self, message, name, at):
+    if b"bad" in message:
+        raise RuntimeError("cannot be drawn")
+    return received(self, message, name, at)
+
+
+lines.Lines.received = breaking
+"""
+
+
+def test_a_name_with_a_nul_is_no_file(desk: Desk) -> None:
+    person = alone(desk)
+    person.paste("/send /etc\0/x")
+    person.press("Tab", "Enter")
+    person.wait_seen(r"Cannot send /etc\\x00/x")
     person.press("Ctrl-C", "Ctrl-C")
     left(person, 130)
 

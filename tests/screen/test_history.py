@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prompt_toolkit.history import History, InMemoryHistory
 
-from mysocket.screen.history import MAX_SIZE, KeptHistory, history_path, open_history
+from mysocket.screen.history import MAX_ENTRY, MAX_SIZE, KeptHistory, history_path, open_history
 
 
 def opened(path: Path) -> History:
@@ -140,3 +140,21 @@ def test_one_entry_that_is_too_long_alone(tmp_path: Path) -> None:
     assert loaded(path) == []
     opened(path).append_string("and on")
     assert loaded(path) == ["and on"]
+
+
+def test_a_large_paste_costs_none_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    history = opened(path)
+    history.append_string("precious")
+    history.append_string("x" * MAX_SIZE)
+    history.append_string("y" * MAX_ENTRY)
+    assert history.get_strings()[-2] == "x" * MAX_SIZE, "this session has it"
+    assert loaded(path) == ["precious", "y" * MAX_ENTRY]
+
+
+def test_a_history_that_cannot_be_read_any_more_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    history = opened(path)
+    path.unlink()
+    path.mkdir()
+    assert [*history.load_history_strings()] == []

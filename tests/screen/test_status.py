@@ -156,3 +156,7 @@ def test_the_report() -> None:
 )
 def test_what_the_peer_takes(facts: Facts, line: str) -> None:
     assert line in report(facts, []).splitlines()
+
+
+def test_before_anything_is_known() -> None:
+    assert [part.text for part in parts(Facts(starting=True))] == ["starting"]
