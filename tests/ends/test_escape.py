@@ -184,14 +184,14 @@ def test_one_line_shortens_between_escapes(text: str, limit: int, shown: str) ->
 
 
 def test_every_character_in_json_is_drawn_or_an_escape_and_stays_what_it_is() -> None:
-    for code in range(0x110000):
-        line = json.dumps(chr(code), ensure_ascii=False)
-        shown = drawn_json(line)
-        assert json.loads(shown) == chr(code)
-        assert escape(shown.encode()) == shown.encode()
-        if shown != line:
-            character = chr(code).encode("utf-8", "surrogatepass")
-            assert shown.isascii() and escape(character) != character, "only what is not drawn is escaped"
+    characters = [chr(code) for code in range(0x110000)]
+    drawn = drawn_json(json.dumps(characters, ensure_ascii=False))
+    assert json.loads(drawn) == characters
+    assert escape(drawn.encode()) == drawn.encode()
+    for character, text in zip(characters, drawn[2:-2].split('", "'), strict=True):
+        if text.isascii() and not character.isascii():
+            data = character.encode("utf-8", "surrogatepass")
+            assert escape(data) != data, "only what is not drawn is escaped"
 
 
 @given(st.dictionaries(st.text(), st.text() | NASTY.map(lambda data: data.decode("latin-1")) | st.floats(allow_nan=False)))

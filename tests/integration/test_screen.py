@@ -937,18 +937,18 @@ def test_a_command_that_was_pasted_from_a_hostile_page_is_shown_harmless(desk: D
     left(person, 130)
 
 
-def test_a_message_of_a_million_lines_does_not_hide_what_one_types(desk: Desk) -> None:
+def test_a_message_of_very_many_lines_does_not_hide_what_one_types(desk: Desk) -> None:
     person = desk.person(here := free_port(), "127.0.0.1", free_port())
     person.wait_seen("listening")
     with RawPeer(here) as peer:
-        for _ in range(10):
+        for _ in range(3):
             peer.send(b"\n" * 100_000, Flag.MORE, Kind.BLOB)
         peer.send(b"the last line\n", kind=Kind.BLOB)
         person.wait_raw(b" " * 9 + b"\r")
         person.type("typed")
         person.wait_raw(b"the last line")
     assert 0 < person.screen.find(b"typed") < person.screen.find(b"the last line")
-    assert person.screen.count(b"\n" + b" " * 9 + b"\r") > 900_000
+    assert person.screen.count(b"\n" + b" " * 9 + b"\r") > 250_000
 
 
 def test_what_cannot_be_drawn_ends_the_session_and_is_not_acknowledged(desk: Desk, tmp_path: Path) -> None:
