@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mysocket.ends.progress import ProgressLine
 from mysocket.errors import FAILED, INTERRUPTED, TERMINATED, MySocketError
 from mysocket.runtime import SignalWaker, install_asyncio, use_monotonic_time
 from mysocket.settings import Settings
@@ -53,8 +54,6 @@ class Foreground:
         self._status: int | None = None
         # The last line of a stderr at which a person looks while the messages go elsewhere.
         self._watched = os.isatty(2) and not os.isatty(1) and not settings.quiet
-        from mysocket.ends.progress import ProgressLine
-
         self._line = ProgressLine(write)
         if on_screen:
             from mysocket.screen.session import Session

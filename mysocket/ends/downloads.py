@@ -1,6 +1,6 @@
 """Files that are received: chunks of any number of transfers in, files in a directory out.
 
-This is the reactor thread's side, which knows what people see; one thread writes (:mod:`mysocket.ends.writer`).
+This is the reactor thread's side, which knows what people see; one thread writes (:mod:`mysocket.ends.filewriter`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 from mysocket.core.transfer import Chunk, Part, safe_name
 from mysocket.ends.directory import Directory
 from mysocket.ends.escape import one_line
+from mysocket.ends.filewriter import FileWriter, Given
 from mysocket.ends.partfile import Key
 from mysocket.ends.parts import Fate, Result
 from mysocket.ends.progress import size_text
 from mysocket.ends.words import Words
-from mysocket.ends.writer import Given, Writer
 from mysocket.errors import MySocketError, StateLoss
 
 #: Seconds between two words about how far a transfer is.
@@ -97,7 +97,7 @@ class Downloads:
         self._under_way: dict[Key, Download] = {}
         self._over = False
         #: The thread, and what it is given.
-        self.writer = Writer(directory, listener=self, post=post, now=now, durable=durable, umask=umask)
+        self.writer = FileWriter(directory, listener=self, post=post, now=now, durable=durable, umask=umask)
 
     @property
     def under_way(self) -> list[Download]:

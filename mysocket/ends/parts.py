@@ -1,5 +1,5 @@
 """Files that are coming: their part files, and how they get their names. All of it may wait for a disk: it is for a thread of
-its own (:mod:`mysocket.ends.writer`).
+its own (:mod:`mysocket.ends.filewriter`).
 
 Rules
 
@@ -150,16 +150,21 @@ class Parts:
         part.begin()
         return Result(Fate.WRITTEN)
 
-    def _data(self, key: Key, chunk: Chunk) -> Result:
+    def _begun(self, key: Key, offset: int) -> PartFile | Result:
+        """The part of a transfer of which ``offset`` bytes have come; or what becomes of the chunk, where there is none."""
         if key in self._over:
             return PASSED
         part = self._find(key)
-        if part is None:
-            if self._is_over(key):
-                return PASSED
-            if chunk.offset:
-                return self._lost(key, f"is gone: {chunk.offset} bytes of it had come")
-            part = self._make(key)
+        if part is not None:
+            return part
+        if self._is_over(key):
+            return PASSED
+        return self._lost(key, f"is gone: {offset} bytes of it had come") if offset else self._make(key)
+
+    def _data(self, key: Key, chunk: Chunk) -> Result:
+        part = self._begun(key, chunk.offset)
+        if isinstance(part, Result):
+            return part
         if part.named:
             return PASSED
         if chunk.offset > part.size:
@@ -171,15 +176,9 @@ class Parts:
         return Result(Fate.WRITTEN, part.size)
 
     def _end(self, key: Key, chunk: Chunk) -> Result:
-        if key in self._over:
-            return PASSED
-        part = self._find(key)
-        if part is None:
-            if self._is_over(key):
-                return PASSED
-            if chunk.offset:
-                return self._lost(key, f"is gone: {chunk.offset} bytes of it had come")
-            part = self._make(key)
+        part = self._begun(key, chunk.offset)
+        if isinstance(part, Result):
+            return part
         if part.named:
             self._finish(key, saved=True)
             return PASSED

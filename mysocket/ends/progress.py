@@ -72,7 +72,7 @@ class ProgressDisplay:
 
 def size_text(size: int) -> str:
     """Bytes, for people: ``1.5 MB``, in powers of 1000."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size} byte{'s' * (size != 1)}"

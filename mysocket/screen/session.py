@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -80,8 +81,11 @@ class ScreenSink:
 class Session(Ends):
     """The ends of a process at whose terminal a person sits.
 
-    :param facts: how things stand.
-    :param interrupt: called when the person wants to leave without waiting.
+    :param full_time: show the date and the fraction of each time (``--timestamps``).
+    :param rest: of :class:`~mysocket.ends.stdio.Ends`.
+    :ivar facts: tells how things stand.
+    :ivar interrupt: called when the person wants to leave without waiting.
+    :ivar changed: called when the input has ended and nobody has taken it.
     """
 
     def __init__(
@@ -173,8 +177,6 @@ class Session(Ends):
         return Deferred.fromCoroutine(self._leave())
 
     async def _leave(self) -> None:
-        import asyncio
-
         await Deferred.fromFuture(asyncio.ensure_future(self.prompt.stop()))
         self._screen.close()
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from mysocket.ends.escape import one_line
+from mysocket.ends.progress import size_text
 
 #: Characters of a label with the space behind it, and of a text at most.
 LABEL, MOST = 14, 8192
@@ -140,7 +141,7 @@ def _peer(peer: Part, now: float) -> str:
         said.append("not linked" + (f" since {clock(away, now)} ({span(now - away)})" if away is not None else ""))
     taken, committed = peer.size("taken"), peer.size("committed")
     if taken > committed:
-        said.append(f"{size(taken - committed)} from it not committed yet")
+        said.append(f"{size_text(taken - committed)} from it not committed yet")
     if peer.flag("ended"):
         said.append("its input has ended")
     if peer.flag("durable") is False:
@@ -171,7 +172,7 @@ def _out(state: Part, now: float) -> Iterator[Row]:
     waiting, messages, oldest = out.size("waiting_bytes"), out.number("waiting_messages"), out.number("oldest")
     text = "nothing"
     if waiting:
-        text = size(waiting) if messages is None else f"{_count(int(messages), 'message')} ({size(waiting)})"
+        text = size_text(waiting) if messages is None else f"{_count(int(messages), 'message')} ({size_text(waiting)})"
         if oldest is not None:
             text += f", the oldest for {span(now - oldest)}"
     yield Row("waiting", text + _room(out, "input waits"))
@@ -184,7 +185,7 @@ def _room(part: Part, then: str) -> str:
         return ""
     if room <= 0:
         return f"; full: {then}"
-    return f"; room for {size(int(room))}" + (f" of {size(int(capacity))}" if capacity is not None else "")
+    return f"; room for {size_text(int(room))}" + (f" of {size_text(int(capacity))}" if capacity is not None else "")
 
 
 def _waiting(state: Part, now: float) -> Iterator[Row]:
@@ -192,11 +193,9 @@ def _waiting(state: Part, now: float) -> Iterator[Row]:
     yield from _inbox(state, now)
     downloads = state.parts("downloads")
     for download in downloads[:ROWS]:
-        of = f" of {size(download.size('size'))}" if download.number("size") is not None else ""
-        yield Row(
-            "receiving",
-            f"{download.text('name') or 'a file'} from {download.text('peer') or 'a peer'}: {size(download.size('offset'))}{of}",
-        )
+        of = f" of {size_text(download.size('size'))}" if download.number("size") is not None else ""
+        name, peer = download.text("name") or "a file", download.text("peer") or "a peer"
+        yield Row("receiving", f"{name} from {peer}: {size_text(download.size('offset'))}{of}")
     if len(downloads) > ROWS:
         yield Row("", f"and {_count(len(downloads) - ROWS, 'more file')}; --json lists them")
 
@@ -210,7 +209,7 @@ def _inbox(state: Part, now: float) -> Iterator[Row]:
         return
     kept, consumers = inbox.size("kept_bytes"), inbox.parts("consumers")
     holds = [consumer.text("name") for consumer in consumers if consumer.flag("holds")]
-    text = (f"{size(kept)} kept" if kept else "empty") + _room(inbox, "peers wait")
+    text = (f"{size_text(kept)} kept" if kept else "empty") + _room(inbox, "peers wait")
     if kept and holds:
         text += f"; held up by {', '.join(holds)}"
     yield Row("inbox", text)
@@ -228,7 +227,7 @@ def _inbox(state: Part, now: float) -> Iterator[Row]:
 
 def _consumer(consumer: Part, now: float) -> str:
     lag, pid, acked = consumer.size("lag_bytes"), consumer.number("attached"), consumer.number("acked")
-    said = [f"{size(lag)} behind" if lag else "has everything"]
+    said = [f"{size_text(lag)} behind" if lag else "has everything"]
     said.append(f"attached (process {int(pid)})" if pid is not None else "not attached")
     if acked is not None:
         said.append(f"acknowledged {span(now - acked)} ago")
@@ -243,9 +242,9 @@ def _consumer(consumer: Part, now: float) -> str:
 def _figures(state: Part) -> Iterator[Row]:
     rates, totals, out = state.part("rates"), state.part("totals"), state.part("out")
     if rates:
-        yield Row("rates", f"in {size(rates.size('in'))}/s, out {size(rates.size('out'))}/s")
+        yield Row("rates", f"in {size_text(rates.size('in'))}/s, out {size_text(rates.size('out'))}/s")
     if totals:
-        passed = f"in {size(totals.size('bytes_in'))}, out {size(totals.size('bytes_out'))}"
+        passed = f"in {size_text(totals.size('bytes_in'))}, out {size_text(totals.size('bytes_out'))}"
         yield Row("in all", f"{passed}; {_count(totals.size('connections'), 'connection')}")
     if out.number("accepted") is not None:
         yield Row("accepted", f"position {out.size('accepted')}")
@@ -291,14 +290,6 @@ def clock(time: float, now: float) -> str:
     except (ValueError, OverflowError, OSError):
         return "?"
     return local.strftime("%H:%M:%S" if 0 <= now - time < 72000 else "%Y-%m-%d %H:%M")
-
-
-def size(number: int) -> str:
-    """Bytes: ``1.5 MB``, in powers of 1000."""
-    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return _count(number, "byte")
 
 
 def _count(number: int, what: str) -> str:

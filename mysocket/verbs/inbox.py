@@ -19,8 +19,8 @@ from contextlib import suppress
 
 from mysocket.control.client import Connection
 from mysocket.control.protocol import Line, Malformed, number
+from mysocket.ends.progress import size_text
 from mysocket.errors import MySocketError, ServiceGone
-from mysocket.verbs.health import size
 from mysocket.verbs.rows import Form, Row, Rows, is_row, read_row
 from mysocket.verbs.waiting import IN, OUT, Stdout
 
@@ -157,4 +157,4 @@ class Inbox:
 def passed_text(inbox: Inbox) -> str:
     """What was gone before it could be read, told once."""
     passed, inbox.passed = inbox.passed, 0
-    return f"{size(passed)} had gone before they could be read here"
+    return f"{size_text(passed)} had gone before they could be read here"

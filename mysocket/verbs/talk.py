@@ -17,8 +17,8 @@ from mysocket.control.client import Connection, again, describe
 from mysocket.control.protocol import WINDOW
 from mysocket.control.request import Forgotten, Request
 from mysocket.core.batch import LineCutter
+from mysocket.ends.progress import size_text
 from mysocket.errors import OK, MySocketError, OutcomeUnknown, ServiceGone, ServiceSays
-from mysocket.verbs.health import size
 from mysocket.verbs.inbox import Inbox, passed_text
 from mysocket.verbs.rows import Form
 from mysocket.verbs.waiting import IN, OUT, Signals, Stdout, Stopped, say
@@ -125,7 +125,7 @@ class Sender:
             for line in self._connection.take():
                 request.hear(line)
         except Forgotten as lost:
-            text = f"{size(lost.before - lost.now)} that were typed here and accepted may be lost"
+            text = f"{size_text(lost.before - lost.now)} that were typed here and accepted may be lost"
             raise OutcomeUnknown(text, pid=self._connection.pid) from None
         self._connection.flush()
         for line in request.lines():
@@ -242,7 +242,7 @@ class Session:
     def tell_waiting(self) -> None:
         """Say what is given up."""
         if self.sender.waiting:
-            say(f"{size(self.sender.waiting)} that were typed were not accepted yet, and may not be sent")
+            say(f"{size_text(self.sender.waiting)} that were typed were not accepted yet, and may not be sent")
 
     def _lose(self, problem: ServiceGone) -> None:
         self.sender.lose()
@@ -255,7 +255,7 @@ class Session:
         if self._typed.terminal and not greeted:
             say(f"attached to {describe(self._connection)}")
             if kept and self._inbox.is_view:
-                say(f"{size(kept)} are kept that came before and are not shown; --from oldest shows them")
+                say(f"{size_text(kept)} are kept that came before and are not shown; --from oldest shows them")
             say(LEAVING)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class FakeUploads:
 def test_a_peer_that_sends_more_than_it_said_does_not_break_the_bar() -> None:
     bar = Bar("↓", "name", 1, 0, 0.0)
     line = bar.line(1 << 40, 1.0, 79)
-    assert len(line) < 80 and line.count("█") == CELLS and " 100 % of 1 bytes" in line and "left" not in line
+    assert len(line) < 80 and line.count("█") == CELLS and " 100 % of 1 byte" in line and "left" not in line
 
 
 def test_sizes_that_no_file_has() -> None:

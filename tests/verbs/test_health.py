@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mysocket.verbs.health import LABEL, clock, healthy, rows, size, span, wrapped
+from mysocket.ends.progress import size_text
+from mysocket.verbs.health import LABEL, clock, healthy, rows, span, wrapped
 
 NOW = 1760000000.0
 NODE = "cd" * 16
@@ -278,7 +279,7 @@ def test_lengths_of_time(seconds: float, text: str) -> None:
     ("number", "text"), [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1536, "1.5 kB"), (2**40, "1.1 TB")]
 )
 def test_sizes(number: int, text: str) -> None:
-    assert size(number) == text
+    assert size_text(number) == text
 
 
 def test_the_day_is_named_if_it_is_not_today() -> None:

@@ -51,7 +51,7 @@ class Listener(Interface):
         """The disk of ``where`` has no room; nothing: it has again."""
 
 
-class Writer:
+class FileWriter:
     """See the module.
 
     :param post: calls its argument in the reactor thread, soon. The only thing here that another thread uses.
