@@ -194,13 +194,21 @@ def asked_for(spool: Path, *paths: Path) -> None:
     close(held)
 
 
+def gone_on(one: Service, times: int) -> None:
+    """Wait until the service has said so often that it goes on with a file: it listens before it says so."""
+    wait_until(lambda: one.log.count("going on with") == times, f"it does not go on with it:\n{one.log}")
+
+
 def test_a_service_goes_on_with_what_a_session_has_left_though_it_is_killed(yard: Yard, make: Make, tmp_path: Path) -> None:
     into, path = downloads(tmp_path), make(75_000_000)
     here, hub = free_port(), free_port()
-    one = yard.service("--port", here, "--peer", f"127.0.0.1:{hub}", "--spool", "SPOOL", name="here", start=False)
+    # The spool is smaller than the file: it is never at its end before the other service is there.
+    with_spool = ("--spool", "SPOOL", "--max-spool", "60M")
+    one = yard.service("--port", here, "--peer", f"127.0.0.1:{hub}", *with_spool, name="here", start=False)
     asked_for(one.spool, path)
     for kills in range(3):
         one.start()
+        gone_on(one, kills + 1)
         with Client(one) as client:
             wait_until(
                 lambda client=client, kills=kills: (
@@ -211,7 +219,8 @@ def test_a_service_goes_on_with_what_a_session_has_left_though_it_is_killed(yard
             )
         one.kill()
     one.start()
-    assert one.log.count("going on with") == 4 and f"{path}, of which 0 of 75000000 bytes" in one.log
+    gone_on(one, 4)
+    assert f"{path}, of which 0 of 75000000 bytes" in one.log
     other = yard.service("--port", hub, "--peer", f"127.0.0.1:{here}", "--spool", "SPOOL", "--download-dir", into, name="hub")
     wait_until(lambda: complete(into), f"it does not arrive:\n{one.log}\n{other.log}")
     assert (into / "report.bin").read_bytes() == path.read_bytes()
