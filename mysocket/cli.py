@@ -58,7 +58,7 @@ def run_verb(verb: Verb, argv: Sequence[str], closed: set[int]) -> int:
 
 def run(settings: Settings, closed: set[int]) -> int:
     """Run a session with this process's stdin and stdout."""
-    if 1 in closed and not settings.send_only and settings.output_file is None:
+    if 1 in closed and settings.writes_stdout:
         raise CannotOpen("it is closed; redirect it, or give --output FILE or --send-only", where="stdout")
     from mysocket.foreground import run as run_session
 

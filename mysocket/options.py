@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mysocket.errors import UsageError
+from mysocket.specs import parse_input, parse_output
 from mysocket.values import (
     one_of,
     parse_address,
@@ -22,6 +23,7 @@ from mysocket.values import (
     parse_duration,
     parse_file_name,
     parse_linger,
+    parse_metrics,
     parse_network,
     parse_position,
     parse_size,
@@ -64,11 +66,9 @@ class Option:
 
 
 WHERE, HOW, KEEP, WHEN = "Where to", "What passes, and how", "What survives", "When to leave"
+OPERATE = "To operate it"
 #: Bytes that wait on disk, unless --max-spool says otherwise.
 MAX_SPOOL = 1024**3
-#: The name of stdout, for --output.
-STANDARD = "-"
-
 HELP = Option("help", "h", None, FLAG, False, bool, help="show this help and exit")
 
 # fmt: off
@@ -98,8 +98,12 @@ OPTIONS: tuple[Option, ...] = (
            help="take nothing from the peer"),
     Option("recv-only", None, None, FLAG, False, bool, field="recv_only", group=HOW,
            help="send nothing, and never touch stdin"),
-    Option("output", None, "FILE", VALUE, None, parse_file_name, field="output", group=HOW,
-           help="append what is received to FILE instead of stdout, or of the inbox of a service; -: stdout"),
+    Option("input", None, "SPEC", REPEAT, (), parse_input, field="inputs", group=HOW,
+           help="take messages from SPEC instead of stdin: a FILE, follow:FILE (as tail -F), udp:PORT, a Twisted server endpoint "
+                "string (each line of a connection is a message), or - (stdin); may be given again"),
+    Option("output", None, "SPEC", REPEAT, (), parse_output, field="outputs", group=HOW,
+           help="write what is received to SPEC instead of stdout, or of the inbox of a service: a FILE (it is appended to), "
+                "udp:HOST:PORT, a Twisted client endpoint string, or - (stdout); may be given again, and all of them get it"),
     Option("download-dir", None, "DIR", VALUE, None, parse_file_name, field="download_dir", group=HOW,
            help="take files that the peer sends, and put them into DIR; never over one that is there"),
     Option("json", "J", None, FLAG, False, bool, field="json", group=HOW,
@@ -125,6 +129,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("keep-open", "k", None, FLAG, False, bool, field="keep_open", group=WHEN,
            help="stay after the peer has finished"),
 
+    Option("metrics", None, "PORT", VALUE, None, parse_metrics, field="metrics", group=OPERATE,
+           help="serve metrics for Prometheus at /metrics, and /healthz, on [ADDR:]PORT; on loopback unless ADDR is given"),
+    Option("log-format", None, "FORMAT", VALUE, "text", one_of("text", "json"), field="log_format", group=OPERATE,
+           help="how events are logged: text, or json (one object a line, with the names and values of what it tells)"),
+
+    Option("config", None, "FILE", VALUE, None, parse_file_name, group=OPERATE,
+           help="read options from FILE (TOML, with the long names of the options); the command line wins"),
+
     Option("verbose", "v", None, FLAG, False, bool, field="verbose", help="say more on stderr"),
     Option("quiet", None, None, FLAG, False, bool, field="quiet", help="say only errors on stderr"),
     HELP,
@@ -141,6 +153,7 @@ EXCLUSIVE = (
     ("stream", "null", "the input is cut in one way"),
     ("whole", "null", "the input is cut in one way"),
     ("json", "timestamps", "a JSON object carries its own time"),
+    ("recv-only", "input", "nothing is sent that could be read there"),
     ("send-only", "output", "nothing is received that could be written to a file"),
     ("send-only", "download-dir", "no files are received"),
     *(("file", cut, "a file is not cut into messages") for cut in ("stream", "whole", "null")),

@@ -47,7 +47,7 @@ def make_service(
     :param session: the person at the terminal, instead of plain ends.
     :raises MySocketError: an end cannot be opened.
     """
-    stdin = What.CLOSED if settings.recv_only or 0 in closed else what(0)
+    stdin = What.CLOSED if not settings.reads_stdin or 0 in closed else what(0)
     spool = _open_spool(settings, reactor, "session")
     if session is not None:
         session.write_to(spool.output if spool is not None else None)
@@ -77,7 +77,7 @@ def _attend(session: Session, service: EndpointService) -> EndpointService:
 
 def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:
     """The service of ``twistd -n``: what stdin gives is sent, and it ends with that; without an input it stays."""
-    stdin = What.CLOSED if settings.recv_only else what(0)
+    stdin = What.CLOSED if not settings.reads_stdin else what(0)
     stays = stdin in (What.CLOSED, What.NULL)
     spool = _open_spool(settings, reactor, "service")
     ends = _ends(settings, reactor, stdin, voice.tell, stays=stays, spool=spool)
@@ -86,7 +86,8 @@ def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointS
 
 def make_daemon(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:
     """The service of ``twistd``, which has neither stdin nor stdout."""
-    where = settings.output or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
+    where = " and ".join(map(str, settings.outputs))
+    where = where or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
     voice.tell(f"a daemon has no stdin: messages are handed to it by mysocket send; what it receives goes to {where}")
     spool = _open_spool(settings, reactor, "service")
     ends = _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain, stays=True, spool=spool)
@@ -214,7 +215,7 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
         capacity=settings.max_spool,
         long=settings.max_message,
         output=output,
-        keep_received=role == "service" and settings.output is None and not settings.send_only,
+        keep_received=role == "service" and not settings.outputs and not settings.send_only,
         accept_loss=settings.accept_loss,
         host=socket.gethostname(),
         post=reactor.callFromThread,

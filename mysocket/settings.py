@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mysocket.errors import UsageError
-from mysocket.options import EXCLUSIVE, FLAG, MAX_SPOOL, OPTIONS, REPEAT, STANDARD, Cut
+from mysocket.options import EXCLUSIVE, FLAG, MAX_SPOOL, OPTIONS, REPEAT, Cut
+from mysocket.specs import Place, Spec
 from mysocket.values import bracketed, is_endpoint, port_number, split_host_port
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Settings:
     cut: Cut
     send_only: bool
     recv_only: bool
-    output: str | None
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
     download_dir: str | None
     json: bool
     timestamps: bool
@@ -49,13 +51,35 @@ class Settings:
     spool: str | None
     max_spool: int
     accept_loss: bool
+    metrics: tuple[str, int] | None
+    log_format: str
     verbose: bool
     quiet: bool
 
     @property
     def output_file(self) -> str | None:
-        """The file to write to, or None: stdout, or what else receives without one."""
-        return None if self.output == STANDARD else self.output
+        """The (first) file to write to, or None."""
+        return next((spec.target for spec in self.outputs if spec.place is Place.FILE), None)
+
+    @property
+    def only_file(self) -> bool:
+        """Does what is received go to one file, or to stdout, and nowhere else?"""
+        return len(self.outputs) < 2 and all(spec.place in (Place.FILE, Place.STANDARD) for spec in self.outputs)
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Is stdin an input?"""
+        return not self.recv_only and (not self.inputs or any(spec.place is Place.STANDARD for spec in self.inputs))
+
+    @property
+    def other_inputs(self) -> tuple[Spec, ...]:
+        """Those besides stdin."""
+        return tuple(spec for spec in self.inputs if spec.place is not Place.STANDARD)
+
+    @property
+    def writes_stdout(self) -> bool:
+        """Is stdout an output?"""
+        return not self.send_only and (not self.outputs or any(spec.place is Place.STANDARD for spec in self.outputs))
 
 
 def _listener(text: str) -> str:
@@ -110,6 +134,34 @@ def _check_downloads(fields: Mapping[str, Any]) -> None:
         raise UsageError(f"--download-dir and {how} exclude each other: files need the MySocket protocol")
 
 
+def _check_places(fields: Mapping[str, Any]) -> None:
+    """Inputs and outputs, together with how the input is cut and what carries it."""
+    inputs: tuple[Spec, ...] = fields["inputs"]
+    outputs: tuple[Spec, ...] = fields["outputs"]
+    for name, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            if specs.count(spec) > 1:
+                raise UsageError(f"--{name} {spec} is given twice")
+    if fields["raw"] or fields["udp"]:
+        for spec in inputs:
+            if spec.place is not Place.STANDARD:
+                how = "--raw" if fields["raw"] else "--udp"
+                raise UsageError(
+                    f"--input {spec} and {how} exclude each other: inputs other than stdin need the MySocket protocol"
+                )
+    alone = len(inputs) < 2 and all(spec.place in (Place.STANDARD, Place.FILE) for spec in inputs)
+    for cut in ("stream", "whole"):
+        if fields["cut"] == cut and not alone:
+            given = ", ".join(map(str, inputs))
+            raise UsageError(f"--{cut} is for one input with an end, stdin or a file; of {given} each line is a message")
+    files = [spec for spec in outputs if spec.place is Place.FILE]
+    if fields["spool"] is not None and len(files) > 1:
+        raise UsageError(
+            f"--spool keeps the length of one output file, and {len(files)} are given: {', '.join(map(str, files))}; "
+            "run one mysocket for each, or leave the copying to something else"
+        )
+
+
 def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settings:
     """The Settings of a command line: `values`, already read, by the long names of the options, and the positional arguments."""
     for first, second, why in EXCLUSIVE:
@@ -121,6 +173,8 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
         if option.field:
             value: Any = values.get(option.long, option.default)
             fields[option.field] = bool(value) if option.kind == FLAG else tuple(value) if option.kind == REPEAT else value
+    fields["cut"] = cut
+    _check_places(fields)
     _check_spool(fields)
     _check_downloads(fields)
     port, peer = _classic(fields["port"], fields["peer"], positionals)
@@ -138,4 +192,4 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
         port = _listener(port)
     if peer is not None and peer not in endpoints:
         peer = _peer(peer)
-    return Settings(**{**fields, "port": port, "peer": peer, "cut": cut})
+    return Settings(**{**fields, "port": port, "peer": peer})

@@ -87,6 +87,14 @@ def parse_control_port(text: str) -> int | str:
     return port_number(text, lowest=1) if text.isdecimal() and text.isascii() else text
 
 
+def parse_metrics(text: str) -> tuple[str, int]:
+    """``PORT`` or ``ADDR:PORT``: the address, or nothing (loopback), and the port (0: any)."""
+    host, _, port = text.rpartition(":")
+    if host:
+        host = parse_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    return host, port_number(port, lowest=0)
+
+
 def parse_consumer(text: str) -> str:
     """The name of a consumer."""
     from mysocket.control.protocol import check_name

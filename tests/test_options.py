@@ -18,6 +18,7 @@ from mysocket.commandline import parse_command_line, spell_out
 from mysocket.errors import UsageError
 from mysocket.options import FLAG, OPTIONS
 from mysocket.settings import Settings, settings
+from mysocket.specs import Place, Spec
 from mysocket.values import is_endpoint, parse_control_port, parse_duration, parse_size, split_host_port
 
 DEFAULTS = Settings(
@@ -30,7 +31,10 @@ DEFAULTS = Settings(
     cut="lines",
     send_only=False,
     recv_only=False,
-    output=None,
+    inputs=(),
+    outputs=(),
+    metrics=None,
+    log_format="text",
     download_dir=None,
     json=False,
     timestamps=False,
@@ -97,8 +101,8 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 --null", {"port": "1", "cut": "null"}),
     ("-p 1 -0", {"port": "1", "cut": "null"}),
     ("-p 1 --send-only", {"port": "1", "send_only": True}),
-    ("-p 1 --recv-only --output=-x", {"port": "1", "recv_only": True, "output": "-x"}),
-    ("-p 1 --output a=b", {"port": "1", "output": "a=b"}),
+    ("-p 1 --recv-only --output=-x", {"port": "1", "recv_only": True, "outputs": (Spec(Place.FILE, "-x", "-x"),)}),
+    ("-p 1 --output a=b", {"port": "1", "outputs": (Spec(Place.FILE, "a=b", "a=b"),)}),
     ("-p 1 --json", {"port": "1", "json": True}),
     ("-p 1 -T", {"port": "1", "timestamps": True}),
     ("-p 1 --download-dir in", {"port": "1", "download_dir": "in"}),

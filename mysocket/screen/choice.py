@@ -17,7 +17,9 @@ def is_for_screen(settings: Settings, environ: Mapping[str, str], terminals: tup
     stdin, stdout = terminals if terminals is not None else (os.isatty(0), os.isatty(1))
     if not (stdin and stdout) or settings.plain_terminal or environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return False
-    if settings.recv_only or settings.raw or settings.udp or settings.json or settings.cut != "lines":
+    if settings.other_inputs or not settings.reads_stdin or not settings.only_file:
+        return False
+    if settings.raw or settings.udp or settings.json or settings.cut != "lines":
         # Nothing is typed; or what comes need not be lines; or it is for programs.
         return False
     return find_spec("prompt_toolkit") is not None

@@ -16,6 +16,7 @@ from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
+from mysocket.ends.intake import InputFacts, OutputFacts
 from mysocket.ends.stdio import Ends
 from mysocket.errors import DISK, INTERRUPTED, TERMINATED, MySocketError, TimeLimit
 from mysocket.settings import Settings
@@ -104,6 +105,16 @@ class EndpointService(Service, ABC):
     @abstractmethod
     def abort(self) -> None:
         """Drop every connection that is not closed yet."""
+
+    @property
+    def input_facts(self) -> list[InputFacts]:
+        """How each input is that was named, besides stdin."""
+        return []
+
+    @property
+    def output_facts(self) -> list[OutputFacts]:
+        """How each output is that was named."""
+        return []
 
     def stop_input(self) -> None:
         """Take no more input."""

@@ -18,7 +18,6 @@ from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.ends.directory import judge
 from mysocket.errors import CannotOpen, PidFileTaken, SpoolLocked, UsageError
-from mysocket.options import STANDARD
 from mysocket.settings import Settings
 from mysocket.spool import lock
 from mysocket.values import is_endpoint, split_host_port
@@ -40,7 +39,7 @@ def look(settings: Settings, parent: Parent) -> None:
 
 
 def look_at_output(settings: Settings, parent: Parent) -> None:
-    if settings.output == STANDARD and not parent.get("nodaemon"):
+    if settings.outputs and settings.writes_stdout and not parent.get("nodaemon"):
         raise UsageError("--output -: a daemon has no stdout; name a file, or leave it out, and mysocket attach reads what came")
 
 

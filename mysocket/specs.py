@@ -1,0 +1,68 @@
+"""What ``--input`` and ``--output`` name: stdin or stdout, a file, an endpoint of Twisted, datagrams."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import NamedTuple
+
+from mysocket.values import bracketed, is_endpoint, parse_file_name, port_number, split_host_port
+
+#: The name of stdin, for --input, and of stdout, for --output.
+STANDARD = "-"
+
+
+class Place(Enum):
+    """What kind of place it is."""
+
+    STANDARD = "standard"
+    FILE = "file"
+    #: A file that grows, and is rotated.
+    FOLLOW = "follow"
+    #: Connections: to an input they are taken, an output makes one.
+    ENDPOINT = "endpoint"
+    UDP = "udp"
+
+
+class Spec(NamedTuple):
+    """One place. ``target`` is what stands behind the kind: a path, an endpoint string, a port, or ``host:port``."""
+
+    place: Place
+    target: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_input(text: str) -> Spec:
+    """``-``, a file, ``follow:FILE``, a Twisted server endpoint string, ``udp:PORT`` or ``udp:systemd:…``."""
+    if text == STANDARD:
+        return Spec(Place.STANDARD, "", text)
+    kind, _, rest = text.partition(":")
+    if kind == "follow":
+        return Spec(Place.FOLLOW, parse_file_name(rest), text)
+    if kind == "udp":
+        if rest.startswith("systemd:"):
+            return Spec(Place.UDP, rest, text)
+        if ":" in rest:
+            raise ValueError(f"{text!r}: write udp:PORT; the address to listen on is given with --bind ADDR")
+        return Spec(Place.UDP, str(port_number(rest, lowest=0)), text)
+    if is_endpoint(text, listening=True):
+        return Spec(Place.ENDPOINT, text, text)
+    return Spec(Place.FILE, parse_file_name(text), text)
+
+
+def parse_output(text: str) -> Spec:
+    """``-``, a file, a Twisted client endpoint string, or ``udp:HOST:PORT``."""
+    if text == STANDARD:
+        return Spec(Place.STANDARD, "", text)
+    if text.startswith("udp:"):
+        host, port = split_host_port(text.removeprefix("udp:"))
+        return Spec(Place.UDP, f"{bracketed(host)}:{port}", text)
+    if is_endpoint(text):
+        return Spec(Place.ENDPOINT, text, text)
+    if re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^/:]+):[0-9]+", text):
+        # A slip of the pen, not the name of a file.
+        raise ValueError(f"{text!r}: write tcp:{text} to connect there, or ./{text} for a file of that name")
+    return Spec(Place.FILE, parse_file_name(text), text)
