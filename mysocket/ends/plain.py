@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mysocket.core.batch import END, Assembler, Batch, Bytes, Flag, Kind, LineCutter, Piece
 from mysocket.core.wire import Hello
-from mysocket.ends.sink import FormatSink
+from mysocket.ends.sink import Sink
 
 
 class RawOrigin:
@@ -16,7 +16,7 @@ class RawOrigin:
     repeats_until = 0
     stream_id = b""
 
-    def __init__(self, sink: FormatSink, *, cut_lines: bool, max_message: int, on_written: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, *, cut_lines: bool, max_message: int, on_written: Callable[[], None]) -> None:
         self.peer_text = "the peer"
         self.given = 0
         self.safe = 0

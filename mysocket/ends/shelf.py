@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from mysocket.core.batch import Batch, Flag, Kind
-from mysocket.ends.sink import FormatSink, Origin
+from mysocket.ends.sink import Origin, Sink
 from mysocket.spool.disk_inbox import DiskInbox
 from mysocket.spool.inbox import FETCH, FETCH_ROWS, Row
 
@@ -105,7 +105,7 @@ class PassingSink:
 
     room = sys.maxsize
 
-    def __init__(self, sink: FormatSink, passing: Passing) -> None:
+    def __init__(self, sink: Sink, passing: Passing) -> None:
         self.whole = sink.whole
         self.repeats = sink.repeats
         self._sink = sink

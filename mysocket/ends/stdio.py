@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
 from mysocket.core.batch import Bytes, cutter
 from mysocket.core.wire import Input
-from mysocket.ends.descriptors import Private, What, Writer, what
-from mysocket.ends.sink import EscapedFormat, Format, FormatSink, JsonFormat, LineFormat, Output, PlainFormat
+from mysocket.ends.descriptors import Private, What
+from mysocket.ends.outputs import DescriptorOutput, format_for
+from mysocket.ends.sink import FormatSink, Output, Sink
 from mysocket.ends.source import DescriptorSource, Taker
-from mysocket.errors import CannotOpen, MySocketError
+from mysocket.errors import MySocketError
 
-STDIN, STDOUT = 0, 1
+STDIN = 0
 
 
 class LogOutput:
@@ -43,6 +44,23 @@ class ReopenedOutput(Output, Interface):
         """Go on in a new file of the same name."""
 
 
+class Outputs(Interface):
+    """Several outputs, or one that is neither a file nor stdout."""
+
+    @property
+    def idle(self) -> bool:
+        """Everything is written."""
+
+    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool) -> Sink:
+        """The sink over all of them; see :meth:`Ends.sink`."""
+
+    def reopen(self) -> None:
+        """Files among them were moved away."""
+
+    def close(self) -> None:
+        """Write nothing more."""
+
+
 class Ends:
     """Standard input and output, or ``--output``.
 
@@ -53,6 +71,8 @@ class Ends:
     :param style: ``plain``, ``json`` or ``timestamps``.
     :param log: for a daemon, which has neither stdin nor stdout: where messages go without an ``output``.
     :param stays: leave only when told to; messages to send come another way.
+    :param others: there are inputs besides stdin; somebody else reads them.
+    :param outputs: write what is received, instead of ``output``.
     """
 
     def __init__(
@@ -68,6 +88,8 @@ class Ends:
         banner: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] | None = None,
         stays: bool = False,
+        others: bool = False,
+        outputs: Outputs | None = None,
     ) -> None:
         self._reactor = reactor
         self._stdin = stdin
@@ -82,13 +104,15 @@ class Ends:
         self.stays = stays
         self._source: Any = None
         self._private_input: Private | None = None
-        self._writer: Writer | None = None
-        self._output_fd: int | None = None
+        self._outputs = outputs
+        self._opened: DescriptorOutput | None = None
         self.input_ended = False
         #: Nothing that was to be written was left when the output was closed.
         self.all_written = True
         if self.stays:
             self.input = Input.OPEN
+        elif others:
+            self.input = Input.FINITE  # as far as anybody can know
         elif stdin in (What.CLOSED, What.NULL):
             self.input = Input.NONE
         elif stdin is What.TERMINAL:
@@ -119,60 +143,36 @@ class Ends:
 
             self._banner(BANNER)
 
-    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> FormatSink:
+    def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool = False) -> Sink:
         """The sink for what is received.
 
         :param shared: several senders write to it.
         :param raw: what comes are plain bytes, which are shown as they come.
         :raises CannotOpen: the ``--output`` file.
         """
+        if self._outputs is not None:
+            return self._outputs.sink(failed=failed, shared=shared, raw=raw)
+        make = partial(format_for, self._style, self._max_message, shared=shared)
         if self._durable_output is not None:
-            return FormatSink(self._format(False, shared, raw), self._durable_output)
-        if self._output is not None:
-            self._output_fd, where = self._open_output(self._output), self._output
-            fd = self._output_fd
-        else:
-            if self._log is not None:
-                return FormatSink(self._format(True, shared, False), LogOutput(self._log))
-            fd, where = STDOUT, "stdout"
-        terminal = what(fd) is What.TERMINAL
-        private = Private(fd, os.O_RDWR if terminal else os.O_WRONLY)
-        self._writer = Writer(self._reactor, private, where, failed)
-        return FormatSink(self._format(terminal, shared, raw), self._writer)
-
-    @staticmethod
-    def _open_output(name: str) -> int:
-        try:
-            return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as problem:
-            raise CannotOpen(problem.strerror or str(problem), where=name) from None
+            return FormatSink(make(terminal=False, raw=raw), self._durable_output)
+        if self._output is None and self._log is not None:
+            return FormatSink(make(terminal=True), LogOutput(self._log))
+        self._opened = opened = DescriptorOutput(self._reactor, self._output, failed)
+        return FormatSink(make(terminal=opened.terminal, raw=raw), opened.writer)
 
     def reopen_output(self) -> None:
         """The output file was moved away: go on in a new one of its name.
 
         :raises CannotOpen: it cannot be made.
         """
-        if self._durable_output is not None:
-            self._durable_output.reopen()
-        elif self._output is not None and self._output_fd is not None:
-            fd = self._open_output(self._output)
-            os.dup2(fd, self._output_fd, inheritable=False)
-            os.close(fd)
-
-    def _format(self, terminal: bool, shared: bool, raw: bool) -> Format:
-        if self._style == "json":
-            return JsonFormat(self._max_message, time.time, escaped=terminal)
-        if self._style == "timestamps":
-            return LineFormat(self._max_message, escaped=terminal, stamp=time.time)
-        if terminal and raw:
-            return EscapedFormat()
-        if terminal:
-            return LineFormat(self._max_message, escaped=True)
-        return PlainFormat(whole=shared)
+        for one in (self._outputs, self._durable_output, self._opened):
+            if one is not None:
+                one.reopen()
 
     def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
         """Read the input and give it to ``taker``."""
-        if self.input is Input.NONE or self.stays or self._source is not None:
+        nothing = self._stdin in (What.CLOSED, What.NULL)
+        if self.input is Input.NONE or nothing or self.stays or self._source is not None:
             return
 
         def at_end() -> None:
@@ -203,9 +203,8 @@ class Ends:
         self.stop_input()
         if self._private_input is not None:
             self._private_input.close()
-        if self._writer is not None:
-            self.all_written = self._writer.idle
-            self._writer.close()
-        if self._output_fd is not None:
-            os.close(self._output_fd)
-            self._output_fd = None
+        for one in (self._outputs, self._opened):
+            if one is not None:
+                self.all_written = self.all_written and one.idle
+                one.close()
+        self._outputs = self._opened = None

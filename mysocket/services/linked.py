@@ -33,13 +33,16 @@ from mysocket.services import sentences
 from mysocket.services.base import EndpointService
 from mysocket.services.outlet import HeldTaker, OwnOutlet
 from mysocket.services.patience import patiently
+from mysocket.services.sources import NamedInputs
 from mysocket.services.uploads import Uploads
 from mysocket.settings import Settings
 from mysocket.watch import Voice
 
 if TYPE_CHECKING:
     from mysocket.ends.directory import Directory
+    from mysocket.ends.intake import InputFacts
     from mysocket.ends.sink import Sink
+    from mysocket.ends.source import Taker
     from mysocket.spool.disk import DiskSpool
     from mysocket.spool.inbox import Feed
     from mysocket.spool.interface import Spool
@@ -144,6 +147,18 @@ class LinkService(EndpointService):
         self.full = ""
         #: How dialling goes.
         self.attempts = build.Attempts()
+        #: Inputs that were named, besides stdin or with it.
+        self.inputs: NamedInputs | None = None
+        if settings.other_inputs:
+            self.inputs = NamedInputs(
+                settings,
+                reactor,
+                OwnOutlet(self, spool),
+                resolver=self.resolver,
+                watch=self.watch,
+                bookmarks=spool.bookmarks if spool is not None else None,
+                ended=self._inputs_ended,
+            )
         self._own_link: Link | None = None
         self._waiting_messages: int | None = None
         self._dialler: Service | None = None
@@ -198,10 +213,23 @@ class LinkService(EndpointService):
     def _progressed(self) -> None:
         self.on_progress()
         self.uploads.go_on()
+        if self.inputs is not None:
+            self.inputs.go_on()
 
     def stop_input(self) -> None:
         super().stop_input()
         self.uploads.stop()
+        if self.inputs is not None:
+            self.inputs.stop()
+
+    @property
+    def input_facts(self) -> list[InputFacts]:
+        return self.inputs.facts if self.inputs is not None else []
+
+    @property
+    def input_ended(self) -> bool:
+        """Has all that is read here ended?"""
+        return self.ends.input_ended if self.inputs is None else self.inputs.ended
 
     @property
     def own_link(self) -> Link | None:
@@ -217,7 +245,7 @@ class LinkService(EndpointService):
         if self.node.character.input is Input.NONE:
             # With nothing to take either there is nothing to wait for.
             return Own.DELIVERED if self.settings.send_only else Own.NONE
-        ended = self.ends.input_ended or self.ends.input is Input.NONE
+        ended = self.input_ended or self.ends.input is Input.NONE
         if self._own_link is None:
             if self._spool is not None and self._spool.end > self._spool.retired:
                 return Own.ENDED if ended else Own.OPEN
@@ -254,7 +282,8 @@ class LinkService(EndpointService):
             self._spool.start()
             for text in sentences.beginning(self._spool, sends=not self.settings.recv_only):
                 self.watch.tell(text)
-            if self.ends.stays and self._spool.in_message and not self.settings.recv_only:
+            shared = self.ends.stays or self.inputs is not None
+            if shared and self._spool.in_message and not self.settings.recv_only:
                 self.watch.tell("an input was broken off in the middle of a message here: the message ends as far as it came")
                 self._spool.append(END)
         if self.downloads is not None:
@@ -266,6 +295,8 @@ class LinkService(EndpointService):
         self.node.start()
         if self._spool is not None and not self.settings.recv_only:
             self.uploads.resume(self._spool.bookmarks, here=self.ends.interactive or self.ends.stays)
+        if self.inputs is not None:
+            await self.inputs.open()
         peer = self.settings.peer
         if peer is None:
             return
@@ -296,10 +327,22 @@ class LinkService(EndpointService):
         if self.ends.input is Input.NONE:
             link.sending.end(mark=False)
             return
-        self.ends.start_input(HeldTaker(link, self.uploads, self.watch.tell), failed=self.watch.fail, ended=self._input_ended)
+        taker: Taker = HeldTaker(link, self.uploads, self.watch.tell)
+        if self.inputs is not None:
+            if self.inputs.ended:
+                self._inputs_ended()
+            elif self.inputs.standard is not None:
+                taker = self.inputs.standard
+        self.ends.start_input(taker, failed=self.watch.fail, ended=self._input_ended)
         if self._progress_line is not None and self.ends.input is Input.FINITE:
             spool = link.sending.spool
             self._progress = ProgressDisplay(self.reactor, self._progress_line, lambda: spool.retired, self.ends.input_size)
+
+    def _inputs_ended(self) -> None:
+        """All inputs that were named have ended."""
+        if self._own_link is not None and not self.ends.stays:
+            HeldTaker(self._own_link, self.uploads, self.watch.tell).end_input()
+        self._input_ended()
 
     def _input_ended(self) -> None:
         link = self._own_link
@@ -346,13 +389,15 @@ class LinkService(EndpointService):
     def name_undelivered(self) -> None:
         for text in self.uploads.left():
             self.watch.voice.complain(f"not sent to its end: {text}")
+        for text in self.inputs.left() if self.inputs is not None else ():
+            self.watch.voice.complain(text)
         for text in self.downloads.left() if self.downloads is not None else ():
             self.watch.tell(f"not received to its end: {text}; when it is started again, it goes on with that")
         texts: Iterable[str] = ()
         if self._spool is not None:
             texts = sentences.kept(self._spool, self.undelivered() - self._spool.uncommitted, self._waiting_messages)
         elif self._own_link is not None:
-            texts = sentences.lost(self._own_link, input_ended=self.ends.input_ended)
+            texts = sentences.lost(self._own_link, input_ended=self.input_ended)
         for text in texts:
             self.watch.voice.complain(text)
 

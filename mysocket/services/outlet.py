@@ -44,8 +44,8 @@ class Outlet(Interface):
     def room(self) -> int:
         """Bytes that may be accepted now."""
 
-    def accept(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
-        """Take pieces, in one commit with the bookmark."""
+    def accept(self, pieces: Sequence[Piece], bookmark: Bookmark | None) -> None:
+        """Take pieces, in one commit, and with the bookmark."""
 
     def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
         """Keep a bookmark alone, then call ``done``."""
@@ -94,10 +94,10 @@ class OwnOutlet:
             return 0  # what is given to a full disk could not be taken back
         return link.room if link is not None else log.room if log is not None else 0
 
-    def accept(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
+    def accept(self, pieces: Sequence[Piece], bookmark: Bookmark | None) -> None:
         link = self._service.own_link
         if link is not None:
-            link.accept([*pieces], bookmark)
+            link.accept(pieces, bookmark, together=True)
         elif self._spool is not None:
             self._spool.append_together(pieces, bookmark)
 

@@ -166,32 +166,35 @@ class DiskSpool:
         rest = self.end - self.committed
         return rest - (rest > 0 and self._at_end_mark)
 
-    def append(self, piece: Piece, bookmark: Bookmark | None = None, *, joined: bool = False) -> Batch:
+    def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
+        if bookmark is None:
+            self._count_input(piece)
+        return self._append(piece, bookmark)
+
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark | None) -> None:
+        for piece in pieces[:-1]:
+            self._append(piece, joined=True)
+        self._append(pieces[-1], bookmark)
+
+    def _append(self, piece: Piece, bookmark: Bookmark | None = None, *, joined: bool = False) -> Batch:
         before = self._chain
         batch = Batch(self.end, piece.kind, piece.flags, chain(piece.payload, before), piece.payload)
         self._chain = batch.checksum
         self.end = batch.end
         self._at_end_mark = piece.kind == Kind.END
         self._more = bool(piece.flags & Flag.MORE)
-        if bookmark is None and not joined:
-            self._count_input(len(piece.payload))
         self._used += disk_size(len(piece.payload))
         self._uncommitted += 1
         failpoints.reach("S0")
         self._committer.append(Appended(batch, before, self._wall(), self._input, bookmark, joined))
         return batch
 
-    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
-        """Append pieces that are committed together, and with the bookmark."""
-        for piece in pieces[:-1]:
-            self.append(piece, joined=True)
-        self.append(pieces[-1], bookmark)
-
-    def _count_input(self, size: int) -> None:
-        """What has no bookmark comes from the one input that the user may have to give again."""
+    def _count_input(self, piece: Piece) -> None:
+        """What has no bookmark, and comes alone, is of the one input that the user may have to give again."""
         before, complete = self._input
         # Input that was broken off before its end mark goes on with the next process's.
-        self._input = (before, True) if self._at_end_mark else ((0 if complete else before) + size, False)
+        size = 0 if complete else before
+        self._input = (before, True) if piece.kind == Kind.END else (size + len(piece.payload), False)
 
     def mark(self, bookmark: Bookmark, done: Callable[[], None] = lambda: None) -> None:
         """Keep where an input stands, with none of it; behind what was appended before, which may be part of it."""

@@ -63,8 +63,8 @@ class Spool(Interface):
     def append(self, piece: Piece, bookmark: Bookmark | None = None) -> Batch:
         """Give the piece its position and keep it. It may be sent, and counts as accepted, once ``committed`` is behind it."""
 
-    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
-        """Append pieces that are committed together, and with the bookmark."""
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark | None) -> None:
+        """Append pieces that are committed together, and with the bookmark. Without one nobody can give them again."""
 
     def seek(self, position: int) -> bool:
         """Prepare to :meth:`read` from ``position``. False: what is there is not at hand; ask again at the next ``on_change``."""

@@ -65,7 +65,7 @@ class MemorySpool:
         self._chains[batch.end] = batch.checksum
         return batch
 
-    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark) -> None:
+    def append_together(self, pieces: Sequence[Piece], bookmark: Bookmark | None) -> None:
         for piece in pieces:
             self.append(piece)
 

@@ -1,0 +1,251 @@
+"""Several inputs of one session: what each has read waits here until the own stream has room for it.
+
+Rules
+
+1. Whole messages only, and in turns: an input that has much to give does not hold up another.
+2. What comes with a bookmark is committed in one transaction with it. What comes without (connections, datagrams) is accepted as
+   soon as there is room; until then it lives in this process only, and so not much of it is read ahead.
+3. An input that is full is not read; what cannot wait (datagrams) is dropped, counted and told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mysocket.carriers.admission import RateLimitedLog
+from mysocket.core.batch import Piece
+from mysocket.ends.intake import InputFacts, Source
+from mysocket.ends.records import Gather
+from mysocket.services.outlet import Outlet
+from mysocket.spool.interface import Bookmark
+
+#: Bytes that wait for room, of one input, above which it is full.
+HIGH_WATER = 1024 * 1024
+#: Bytes that are given at once, before it is the turn of the next.
+TURN = 256 * 1024
+
+
+class Portion(NamedTuple):
+    """What is committed together."""
+
+    pieces: list[Piece]
+    size: int
+    bookmark: Bookmark | None
+
+
+class Waiting:
+    """The :class:`~mysocket.ends.intake.Intake` of one input.
+
+    :param name: the input, as the user calls it.
+    """
+
+    def __init__(self, name: str, inputs: Inputs, high_water: int = HIGH_WATER) -> None:
+        self.name = name
+        self.on_room: Callable[[], None] = lambda: None
+        #: There will be no more.
+        self.ended = False
+        self.source: Source | None = None
+        #: Bytes that were accepted by the own stream; things that were lost, and connections that were turned away.
+        self.accepted = 0
+        self.dropped = 0
+        self.rejected = 0
+        self._inputs = inputs
+        self._high_water = high_water
+        self._portions: deque[Portion] = deque()
+        self._size = 0
+
+    @property
+    def full(self) -> bool:
+        return self._size >= self._high_water
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._size
+
+    def give(self, pieces: list[Piece], bookmark: Bookmark | None = None) -> None:
+        if not pieces:
+            return
+        size = sum(len(piece.payload) for piece in pieces)
+        self._portions.append(Portion(pieces, size, bookmark))
+        self._size += size
+        self._inputs.go_on()
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._inputs.go_on()
+
+    def drop(self, text: str) -> None:
+        self.dropped += 1
+        self._inputs.say((self.name, "drop"), text)
+
+    def reject(self, key: object, text: str) -> None:
+        """A connection or a datagram of a stranger is not taken."""
+        self.rejected += 1
+        self._inputs.say((self.name, key), text)
+
+    def tell(self, text: str) -> None:
+        self._inputs.tell(text)
+
+    def complain(self, text: str) -> None:
+        self._inputs.complain(text)
+
+    def pop(self, budget: int) -> Portion | None:
+        """What is given next: as much as fits into so many bytes, but not nothing; None: nothing waits.
+
+        What has no bookmark may be put together, for a commit each would cost more than the messages.
+        """
+        if not self._portions:
+            return None
+        portion = self._portions.popleft()
+        size, more = portion.size, portion.pieces
+        while portion.bookmark is None and self._portions:
+            after = self._portions[0]
+            if after.bookmark is not None or size + after.size > budget:
+                break
+            self._portions.popleft()
+            more = more + after.pieces if more is portion.pieces else [*more, *after.pieces]
+            size += after.size
+        self._size -= size
+        self.accepted += size
+        return Portion(more, size, portion.bookmark)
+
+    @property
+    def facts(self) -> InputFacts:
+        connections = self.source.connections if self.source is not None else 0
+        return InputFacts(self.name, self.accepted, self.dropped, self.rejected, connections, self._size, self.ended)
+
+
+class Inputs:
+    """See the module.
+
+    :param outlet: the own stream.
+    :param ended: called once, when every input has ended and all of it is accepted.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        *,
+        log: RateLimitedLog,
+        tell: Callable[[str], None],
+        complain: Callable[[str], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.tell = tell
+        self.complain = complain
+        self.say = log.say
+        self._outlet = outlet
+        self._on_end = ended
+        self._waiting: list[Waiting] = []
+        self._turn = 0
+        self._going_on = self._again = False
+        self._started = self._stopped = self._told_end = False
+
+    def add(self, name: str, *, high_water: int = HIGH_WATER) -> Waiting:
+        """The intake of one more input; before :meth:`start`."""
+        waiting = Waiting(name, self, high_water)
+        self._waiting.append(waiting)
+        return waiting
+
+    def start(self) -> None:
+        """Begin to read all of them."""
+        self._started = True
+        for waiting in self._waiting:
+            if waiting.source is not None:
+                waiting.source.start()
+        self.go_on()
+
+    def stop(self) -> None:
+        """Read no more. What was read is accepted as far as there is room."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for waiting in self._waiting:
+            if waiting.source is not None:
+                waiting.source.stop()
+        self.go_on()
+
+    @property
+    def ended(self) -> bool:
+        """Has every input ended, and is all of it accepted?"""
+        return all(waiting.ended and not waiting.size for waiting in self._waiting)
+
+    @property
+    def facts(self) -> list[InputFacts]:
+        """How they are."""
+        return [waiting.facts for waiting in self._waiting if waiting.source is not None]
+
+    def left(self) -> list[str]:
+        """What was read and is not accepted, a sentence each, when the session leaves; a file still has it."""
+        return [
+            f"{waiting.name}: {waiting.size} bytes were read and found no room; they are lost"
+            for waiting in self._waiting
+            if waiting.size and not any(portion.bookmark for portion in waiting._portions)
+        ]
+
+    def go_on(self) -> None:
+        """Give what can be given. To be called when the own stream has room, or there is one."""
+        self._again = True
+        if self._going_on or not self._started:
+            return
+        self._going_on = True
+        try:
+            while self._again:
+                self._again = False
+                self._give_all()
+        finally:
+            self._going_on = False
+        if self.ended and not self._told_end and not self._stopped:
+            self._told_end = True
+            self._on_end()
+
+    def _give_all(self) -> None:
+        outlet, idle = self._outlet, 0
+        while idle < len(self._waiting):
+            stream = outlet.stream
+            if stream is None or stream.in_message or outlet.closed or outlet.room <= 0:
+                return
+            waiting = self._waiting[self._turn % len(self._waiting)]
+            self._turn += 1
+            full = waiting.full
+            portion = waiting.pop(TURN)
+            if portion is None:
+                idle += 1
+                continue
+            idle = 0
+            outlet.accept(portion.pieces, portion.bookmark)
+            if full and not waiting.full and not self._stopped:
+                waiting.on_room()
+
+
+class StandardTaker:
+    """stdin as one of several inputs: a :class:`~mysocket.ends.source.Taker` that gives whole messages to an intake.
+
+    :param limit: bytes of a message that are put together, at most.
+    """
+
+    def __init__(self, waiting: Waiting, limit: int) -> None:
+        self._waiting = waiting
+        self._gather = Gather(limit)
+
+    @property
+    def room(self) -> int:
+        return 0 if self._waiting.full else HIGH_WATER
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever there is room again."""
+        self._waiting.on_room = call
+
+    def accept(self, pieces: list[Piece]) -> int:
+        """Take pieces of the input."""
+        self._waiting.give(self._gather.take(pieces))
+        return 0
+
+    def end_input(self, *, wanted: bool = True) -> None:
+        """There will be no more."""
+        self._waiting.give(self._gather.end())
+        self._waiting.end()

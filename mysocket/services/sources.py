@@ -1,0 +1,135 @@
+"""The inputs that ``--input`` names: specs -> sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort
+
+from mysocket.carriers import build
+from mysocket.carriers.addresses import address_text
+from mysocket.carriers.admission import LOOPBACK, Admission, RateLimitedLog
+from mysocket.carriers.resolve import DaemonResolver
+from mysocket.core.batch import cutter
+from mysocket.ends.intake import Source
+from mysocket.ends.listeners import MAX_QUEUED, ConnectionSource, DatagramSource
+from mysocket.errors import MySocketError
+from mysocket.services.inputs import HIGH_WATER, Inputs, StandardTaker, Waiting
+from mysocket.services.outlet import Outlet
+from mysocket.settings import Settings
+from mysocket.specs import Place, Spec
+from mysocket.watch import Watch
+
+
+class NamedInputs:
+    """All inputs of a session that has others than stdin.
+
+    :param bookmarks: where inputs stood when an earlier process ended, or None: nothing outlives this one.
+    :param ended: called when all of them have ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        outlet: Outlet,
+        *,
+        resolver: DaemonResolver,
+        watch: Watch,
+        bookmarks: Mapping[str, bytes] | None,
+        ended: Callable[[], None],
+    ) -> None:
+        voice = watch.voice
+        log = RateLimitedLog(voice.tell, reactor)
+        self._inputs = Inputs(outlet, log=log, tell=voice.tell, complain=voice.complain, ended=ended)
+        self._settings = settings
+        self._reactor = reactor
+        self._watch = watch
+        self._bookmarks = bookmarks
+        # An input has no peer: the rule of a listener without one.
+        self._admission = Admission([*settings.allow, *LOOPBACK], [], resolver=resolver, clock=reactor)
+        #: stdin, if it is one of them.
+        self.standard: StandardTaker | None = None
+        self._waiting: list[tuple[Spec, Waiting]] = []
+        for spec in settings.inputs:
+            waiting = self._inputs.add(str(spec), high_water=MAX_QUEUED if spec.place is Place.UDP else HIGH_WATER)
+            if spec.place is Place.STANDARD:
+                self.standard = StandardTaker(waiting, settings.max_message)
+            else:
+                self._waiting.append((spec, waiting))
+        self.go_on, self.stop, self.left = self._inputs.go_on, self._inputs.stop, self._inputs.left
+
+    @property
+    def facts(self) -> list[Any]:
+        """How they are, stdin excepted."""
+        return self._inputs.facts
+
+    @property
+    def ended(self) -> bool:
+        """Have all of them ended?"""
+        return self._inputs.ended
+
+    async def open(self) -> None:
+        """Listen where others connect to, and begin to read.
+
+        :raises MySocketError: one of them cannot be opened.
+        """
+        for spec, waiting in self._waiting:
+            waiting.source = await self._open(spec, waiting)
+        self._inputs.start()
+
+    async def _open(self, spec: Spec, waiting: Waiting) -> Source:
+        if spec.place is Place.ENDPOINT:
+            return await self._open_endpoint(spec, waiting)
+        if spec.place is Place.UDP:
+            return self._open_datagrams(spec, waiting)
+        return self._open_file(spec, waiting)
+
+    async def _open_endpoint(self, spec: Spec, waiting: Waiting) -> Source:
+        source = ConnectionSource(
+            str(spec),
+            waiting,
+            admission=self._admission,
+            cutter=partial(cutter, self._settings.cut),
+            limit=self._settings.max_message,
+        )
+        ports = await build.listen_endpoint(self._reactor, spec.target, source.factory)
+        source.listens(ports)
+        self._tell(spec, ports, "connections")
+        return source
+
+    def _open_datagrams(self, spec: Spec, waiting: Waiting) -> Source:
+        delimiter = b"\0" if self._settings.cut == "null" else b"\n"
+        source = DatagramSource(str(spec), waiting, reactor=self._reactor, admission=self._admission, delimiter=delimiter)
+        if spec.target.startswith("systemd:"):
+            port: IListeningPort | None = build.adopt_datagrams(self._reactor, spec.target, source)
+        else:
+            address = build.interfaces(self._settings.bind, None)[0]
+            port = build.listen_datagrams(self._reactor, int(spec.target), address, source, optional=False)
+        assert port is not None
+        source.listens([port])
+        self._tell(spec, [port], "datagrams")
+        return source
+
+    def _tell(self, spec: Spec, ports: list[IListeningPort], things: str) -> None:
+        where = " and ".join(address_text(port.getHost()) for port in ports)
+        self._watch.tell(f"input {spec}: listening on {where} ({things} are taken {self._admission})")
+
+    def _open_file(self, spec: Spec, waiting: Waiting) -> Source:
+        from mysocket.ends.follow import Follower, bookmark_name
+        from mysocket.ends.following import FileSource
+
+        follower = Follower(
+            spec.target,
+            follow=spec.place is Place.FOLLOW,
+            cut=self._settings.cut,
+            max_message=self._settings.max_message,
+            place=self._bookmarks.get(bookmark_name(spec.target)) if self._bookmarks is not None else None,
+        )
+        return FileSource(follower, waiting)
+
+    def failed(self, error: MySocketError) -> None:
+        """An input cannot be read any more."""
+        self._watch.fail(error)
