@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import durable, latency, memory, screen, senders, service, start, throughput, transfer
+from bench import comeback, durable, latency, memory, screen, senders, service, start, storm, throughput, transfer
 from bench.run import BenchError, progress
 from bench.tools import PEERS, US, Tool, machine, tools
 
@@ -33,10 +33,12 @@ class Amounts:
     bytes_waiting: int
     seconds_idle: float
     seconds_typed: float
+    herd: int
+    coming_back: int
 
 
-FULL = Amounts(1_000 * MB, 5, 1000, 10_000 * MB, 100, 10, 20_000, 5_000 * MB, 60.0, 20.0)
-QUICK = Amounts(200 * MB, 3, 300, 600 * MB, 100, 5, 5_000, 600 * MB, 10.0, 5.0)
+FULL = Amounts(1_000 * MB, 5, 1000, 10_000 * MB, 100, 10, 20_000, 5_000 * MB, 60.0, 20.0, 10_000, 300)
+QUICK = Amounts(200 * MB, 3, 300, 600 * MB, 100, 5, 5_000, 600 * MB, 10.0, 5.0, 2_000, 100)
 
 Row = tuple[str, dict[str, str], str, str]  # what; the figure of each tool; target; how it was met
 
@@ -202,6 +204,21 @@ def screen_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
         )
 
 
+def storm_rows(each: list[Tool], amounts: Amounts) -> Iterator[Row]:
+    """A hub that comes back, and all its senders."""
+    for name, story in storm.simulated(amounts.herd):
+        times = ", ".join(f"{story.share_back(share):.1f}" for share in (0.5, 0.99, 1))
+        cells = {US: f"half, 99 %, all are back after {times} s; {story.peak:,} attempts a second at most"}
+        detail = f"{story.share_back(1):.0f} s; {story.busiest:.0%} of a core in the busiest second"
+        what = f"{amounts.herd:,} senders on a turned clock; the hub: {name}"
+        yield what, cells, "all back in a minute", judge(story.share_back(1) <= 60, detail)
+    seen = comeback.measure(amounts.coming_back)
+    cells = {US: f"half and all are back after {seen.half:.1f}, {seen.last:.1f} s; {seen.attempts} attempts"}
+    detail = f"{seen.last:.1f} s; {seen.cpu / seen.senders * 1e6:.0f} µs of the hub's CPU each"
+    what = f"{seen.senders} real senders, a real hub killed and started again after 2 s"
+    yield what, cells, "all back in a minute", judge(seen.last <= 60, detail)
+
+
 PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
     "throughput": throughput_rows,
     "latency": latency_rows,
@@ -213,6 +230,7 @@ PARTS: dict[str, Callable[[list[Tool], Amounts], Iterator[Row]]] = {
     "service": service_rows,
     "transfer": transfer_rows,
     "screen": screen_rows,
+    "storm": storm_rows,
 }
 
 

@@ -60,6 +60,20 @@ def spell_out(argv: Sequence[str], table: Sequence[Option] = OPTIONS, program: s
     return options, positionals
 
 
+def with_config(options: list[str], positionals: list[str]) -> tuple[list[str], list[str], Callable[[str], str]]:
+    """What :func:`spell_out` gives, with the options of the file that ``--config`` names; last, what puts into an error on the
+    whole which lines of that file it is about.
+
+    :raises UsageError: of the file.
+    """
+    if not any(option.startswith("--config=") for option in options):
+        return options, positionals, str
+    from mysocket.configfile import Configured
+
+    configured = Configured(options, positionals)
+    return configured.options, positionals, configured.explain
+
+
 def _spelled(option: Option, value: str | None, words: Iterator[str]) -> str:
     if option.kind == FLAG:
         return f"--{option.long}"
@@ -147,11 +161,12 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
         EPILOG.format(verbs=verbs),
         OPTIONS,
     )
+    explain: Callable[[str], str] = str
     try:
-        options, positionals = spell_out(argv)
+        options, positionals, explain = with_config(*spell_out(argv))
         return settings(vars(parser.parse_args(options)), positionals)
     except UsageError as error:
-        parser.exit(USAGE, f"mysocket: {error}{_verb_hint(argv)}\n")
+        parser.exit(USAGE, f"mysocket: {explain(str(error))}{_verb_hint(argv)}\n")
 
 
 def _verb_hint(argv: Sequence[str]) -> str:

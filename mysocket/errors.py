@@ -295,3 +295,55 @@ class FileUnread(MySocketError):
 class ScreenFailed(MySocketError):
     """The screen failed ({text}), which is a mistake in this program. What was not shown is not acknowledged. Start again with
     --plain-terminal, which draws nothing."""
+
+
+class BadConfig(UsageError):
+    """{where}: {text}"""
+
+
+class InputMissing(MySocketError):
+    """The input {where} does not exist. Check its name. A file that is still to come is waited for with --input follow:FILE."""
+
+    status = USAGE
+
+
+class InputRefused(MySocketError):
+    """The input {where} cannot be read: {text}."""
+
+    status = USAGE
+
+
+class InputUnread(MySocketError):
+    """Reading the input {where} failed: {text}. With --spool, the next start goes on behind what is accepted of it."""
+
+
+class WholeTooLong(MySocketError):
+    """The input {where} has more than {limit} bytes to send, and with --whole they are one message. Give a larger --max-message,
+    or leave --whole out. Nothing of them was sent."""
+
+    status = USAGE
+
+
+class PlaceUnknown(MySocketError):
+    """What the spool says about how far the input {where} was read cannot be understood: {text}. Stopped, because nobody could say
+    what would be sent twice. Use the version of MySocket that wrote it; or give the file another name (ln -s), under which it
+    counts as one that was never read."""
+
+    status = USAGE
+
+
+class CannotConnect(MySocketError):
+    """Cannot connect to the output {where}: {text}. What is received waits for it, and is not acknowledged."""
+
+
+class CannotSend(MySocketError):
+    """Cannot send datagrams to the output {where}: {text}. What is received waits for it, and is not acknowledged."""
+
+
+class DatagramTooLong(MySocketError):
+    """A message of {size} bytes does not fit into a datagram ({limit} bytes at most): it was not sent to {where}. The next goes
+    on; a TCP output has no such limit."""
+
+
+class NotPassed(CannotListen):
+    """Cannot listen on {where}: {text}."""

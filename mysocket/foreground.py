@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mysocket.ends.progress import ProgressLine
 from mysocket.errors import FAILED, INTERRUPTED, TERMINATED, MySocketError
+from mysocket.logs import Lines, is_journal
+from mysocket.notices import failure
 from mysocket.runtime import SignalWaker, install_asyncio, use_monotonic_time
 from mysocket.settings import Settings
 
@@ -31,6 +34,10 @@ def run(settings: Settings, closed: set[int], write: Callable[[str], None]) -> i
     from twisted.internet import reactor
 
     use_monotonic_time(reactor)
+    if settings.log_format == "json":
+        from mysocket.services.observer import begin_json
+
+        begin_json()
     foreground = Foreground(settings, closed, reactor, write, on_screen=on_screen)
     return foreground.to_the_end()
 
@@ -55,6 +62,7 @@ class Foreground:
         # The last line of a stderr at which a person looks while the messages go elsewhere.
         self._watched = os.isatty(2) and not os.isatty(1) and not settings.quiet
         self._line = ProgressLine(write)
+        self._lines = Lines(settings.log_format, journal=is_journal(os.environ), now=time.time)
         if on_screen:
             from mysocket.screen.session import Session
 
@@ -84,7 +92,7 @@ class Foreground:
             self._reactor.callLater(0, self._reactor.callLater, 0, self._start)
 
     def _start(self) -> None:
-        from mysocket.service import make_service, watch_hangup
+        from mysocket.service import find_notifier, make_service, watch_hangup
         from mysocket.watch import Voice
 
         if self._status is not None:
@@ -101,20 +109,20 @@ class Foreground:
                 session=self._session,
             )
         except MySocketError as error:
-            above(str(error))
+            above(failure(error))
             self._finish(error.status)
             return
         except BaseException:
             self._finish(FAILED)  # and the reactor says what it was
             raise
         self._service = service
-        watch_hangup(self._reactor, service)
+        watch_hangup(self._reactor, service, find_notifier(service, self._reactor))
         service.finished.addCallback(self._finish)
         service.startService()
 
     def _say(self, text: str) -> None:
         self._line.clear()
-        self._write(f"mysocket: {text}\n")
+        self._write(self._lines.line(text))
 
     def _interrupted(self) -> None:
         if self._service is not None:

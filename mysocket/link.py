@@ -6,7 +6,7 @@ ritual after everything that happens: :meth:`Link.settle` sends what is due and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from typing import Protocol as Interface
 
@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from mysocket import failpoints
+from mysocket.carriers.addresses import peer_text
 from mysocket.carriers.stream import StreamProtocol
 from mysocket.core.batch import Batch, Piece
 from mysocket.core.ending import PeerFacts
@@ -28,6 +29,7 @@ from mysocket.errors import (
     StateLoss,
 )
 from mysocket.metrics import Counters
+from mysocket.notices import Value, notice
 from mysocket.receiving import Receiving
 from mysocket.sending import Sending
 from mysocket.spool.interface import Bookmark, Spool
@@ -97,6 +99,7 @@ class Link:
         #: What the peer said of itself when it was linked last.
         self.peer: Hello | None = None
         self.peer_text = "the peer"
+        self._address = ""
         #: No connection is up since then (seconds); None while one is. And since when one is.
         self.away_since: float | None = clock.seconds()
         self.linked_since: float | None = None
@@ -156,13 +159,14 @@ class Link:
         """Call ``call`` whenever there is room again."""
         self.sending.on_room = call
 
-    def accept(self, pieces: list[Piece], bookmark: Bookmark | None = None) -> int:
+    def accept(self, pieces: Sequence[Piece], bookmark: Bookmark | None = None, *, together: bool = False) -> int:
         """Take pieces of the own input; from here they are this link's to deliver.
 
         :param bookmark: where the input stands behind them: they are committed together, and with it.
+        :param together: the same without a bookmark: they come from an input that nobody can give again.
         :return: the position behind them; ``sending.on_acknowledged`` names it or a later one when they have arrived.
         """
-        self.sending.accept(pieces, self.clock.seconds(), bookmark)
+        self.sending.accept(pieces, self.clock.seconds(), bookmark, together=together)
         self._check_taker()
         self.settle()
         return self.sending.spool.end
@@ -214,19 +218,23 @@ class Link:
         if not session.is_open:
             session.greet(self.hello)
         carrier.owner = self
+        session.on_round_trip = self.counters.round_trips.observe
         first = not self._carriers
         if not first:
             failpoints.reach("H2")
         self._carriers[session] = carrier
+        if first and self.peer is not None:
+            self.counters.reconnects += 1
         self.peer, self.peer_text, self.away_since = peer, text, None
+        self._address = peer_text(carrier)
         self._left_told = False
         self._file_told = self._file_told and not peer.files
         self.counters.connections += 1
         if first:
             self.linked_since = self.clock.seconds()
-            self._company.tell(f"linked with {text}")
+            self._tell("linked", f"linked with {text}")
         if news is not None:
-            self._company.tell(news)
+            self._tell("broken_off", news)
             self._company.broken_off(self)
         self._attach()
         self._check_taker()
@@ -257,11 +265,19 @@ class Link:
         if self._leaving or self._left_told:
             return
         if self.receiving.over:
-            self._company.tell(f"{self.peer_text} has left")
+            self._tell("left", f"{self.peer_text} has left")
             return
         undelivered = self.sending.undelivered
         waiting = f"; {undelivered} bytes wait to be acknowledged" if undelivered else ""
-        self._company.tell(f"lost the connection to {self.peer_text} ({reason.getErrorMessage()}){waiting}")
+        why = reason.getErrorMessage()
+        text = f"lost the connection to {self.peer_text} ({why}){waiting}"
+        self._tell("lost", text, reason=why, undelivered=undelivered)
+
+    def _tell(self, event: str, text: str, **fields: Value) -> None:
+        """Something has happened between this node and the peer."""
+        peer = self.peer
+        name, node = (one_line(peer.name, 64), peer.node.hex()) if peer is not None else ("", "")
+        self._company.tell(notice(event, text, peer=name, address=self._address, node=node, **fields))
 
     def _give_up_mark(self) -> None:
         """A person who leaves does not wait for a peer that has finished and left, only to tell it so."""
@@ -293,7 +309,7 @@ class Link:
         try:
             REACTIONS[type(event)](self, event, carrier)
         except RemoteProtocolError as error:
-            self._company.tell(str(error))
+            self._tell("broken", str(error), reason=error.text)
             self._close(carrier, Reason.PROTOCOL, error.text)
         except StateLoss as error:
             self._left_told = True
@@ -331,22 +347,23 @@ class Link:
             self._waiting_resume = (carrier, resume)
             return
         if self.sending.resume(carrier.session, resume, self.peer) and not self.sending.delivered:
-            self._company.tell(
-                f"{self.peer_text} was restarted without the {self.sending.spool.retired} bytes it had acknowledged; "
-                "going on behind them"
-            )
+            position = self.sending.spool.retired
+            text = f"{self.peer_text} was restarted without the {position} bytes it had acknowledged; going on behind them"
+            self._tell("stream", text, position=position)
 
     def _on_start(self, start: Start, carrier: StreamProtocol) -> None:
         fresh = self.receiving.inbox.nothing_taken
         broken = self.receiving.start(carrier.session, start, self.peer)
         if broken is not None:
-            self._company.tell(
+            text = (
                 f"{self.peer_text} sends a new stream from position {broken.new_position}; "
                 f"the one before it was broken off at {broken.position}"
             )
+            self._tell("stream", text, position=broken.new_position)
             self._company.changed(self)
         elif fresh and start.position:
-            self._company.tell(f"{self.peer_text} goes on at position {start.position}: what came before went to an earlier run")
+            text = f"{self.peer_text} goes on at position {start.position}: what came before went to an earlier run"
+            self._tell("stream", text, position=start.position)
 
     def _on_bye(self, bye: Bye, carrier: StreamProtocol) -> None:
         if bye.reason == Reason.DONE:
@@ -361,11 +378,11 @@ class Link:
         if bye.reason in (Reason.LEFT, Reason.OUTPUT):
             if not self._left_told:
                 self._left_told = True
-                self._company.tell(f"{self.peer_text} left: {text}")
+                self._tell("left", f"{self.peer_text} left: {text}", reason=text)
             if self.peer is not None:
                 self.receiving.peer_left(self.peer)
         elif bye.reason != Reason.MOVED and error is None:
-            self._company.tell(f"{self.peer_text} closed the connection: {text}")
+            self._tell("closed", f"{self.peer_text} closed the connection: {text}", reason=text)
         carrier.drop()
         self._detach(carrier.session)
         if error is StateLoss:
@@ -381,7 +398,7 @@ class Link:
 
     def _on_broken(self, broken: Broken, carrier: StreamProtocol) -> None:
         silent = isinstance(broken.error, Silent)
-        self._company.tell(str(broken.error))
+        self._tell("broken", str(broken.error), reason=broken.error.text)
         carrier.finish()
         self._detach(carrier.session)
         if silent:

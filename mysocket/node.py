@@ -20,9 +20,11 @@ from mysocket.core.session import Heartbeat
 from mysocket.core.wire import ID_SIZE, Hello, Input, Reason
 from mysocket.ends.escape import one_line
 from mysocket.ends.sink import Sink
+from mysocket.ends.words import Words
 from mysocket.errors import AnotherPeer, MySocketError, StateLoss
 from mysocket.link import Link
 from mysocket.metrics import Counters
+from mysocket.notices import failure, notice
 from mysocket.receiving import Receiving
 from mysocket.spool.interface import DurableSpool, Spool
 from mysocket.spool.ledger import Entry
@@ -78,6 +80,7 @@ class Node:
     :param sink: where everything that is received goes, or None if nothing is taken.
     :param spool: keeps the own stream and the positions of others; None: all ends with this process.
     :param now: the time in seconds since the epoch.
+    :param counters: count what passes.
     """
 
     def __init__(
@@ -91,11 +94,12 @@ class Node:
         admission: Admission | None = None,
         spool: DurableSpool | None = None,
         now: Callable[[], float] = lambda: 0.0,
+        counters: Counters | None = None,
     ) -> None:
         self.character = character
         self.clock = clock
         self.spool = spool
-        self.counters = Counters()
+        self.counters = counters if counters is not None else Counters()
         self.id = random_bytes(ID_SIZE) if spool is None else spool.node
         #: Links by the node id of their peer; the one link of a node with a ``--peer`` stands under b"".
         self.links: dict[bytes, Link] = {}
@@ -117,12 +121,13 @@ class Node:
         self._sink = sink
         self._now = now
         self._watcher = watcher
+        self._words = Words(watcher.tell, clock.seconds, about="links")
         self._finished: PeerFacts | None = None  # stands for all that have finished and gone
         self._closed: Deferred[None] | None = None
         self._own_link: Link | None = None  # the one that sends the own input
         self._up: set[Link] = set()
         self._dismissed: dict[bytes, None] = {}  # nodes that were left on purpose; an ordered set
-        self.strangers = Strangers(self, clock, admission)
+        self.strangers = Strangers(self, clock, admission, self.counters)
 
     def start(self) -> None:
         """Make the link of a node that has one peer."""
@@ -167,7 +172,7 @@ class Node:
             self._finished = facts
 
     def tell(self, text: str) -> None:
-        self._watcher.tell(text)
+        self._words.say(text)
 
     def window(self) -> int:
         return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self._up))))
@@ -176,7 +181,7 @@ class Node:
         self.on_failure(link, error)
         if self.character.hub:
             # One sender of many: the others go on, and the status remembers it.
-            self._watcher.tell(str(error))
+            self.tell(failure(error))
             self.missing = True
             self._watcher.changed()
         else:
@@ -186,7 +191,7 @@ class Node:
         if self.character.all_send or self.character.input is Input.FINITE:
             self.fail(link, error)
         else:
-            self._watcher.tell(str(error))
+            self.tell(failure(error))
 
     def broken_off(self, link: Link) -> None:
         self.on_broken_off(link)
@@ -254,7 +259,7 @@ class Node:
         if not self.character.accept_loss or self.spool is None or link is not self._own_link:
             return False
         stream = self._random(ID_SIZE)
-        self.tell(f"accepted: {error.text}. What waits here goes on as a new stream")
+        self.tell(notice("broken_off", f"accepted: {error.text}. What waits here goes on as a new stream"))
         link.hello = replace(link.hello, stream=stream)
         self.spool.renew(stream, link.settle)
         return True

@@ -14,6 +14,7 @@ from mysocket.core.inbox import BrokenOff, Inbox, Mark
 from mysocket.core.session import Session
 from mysocket.core.transfer import read_chunk
 from mysocket.core.wire import Attach, Hello, Input, Start
+from mysocket.ends.escape import one_line
 from mysocket.ends.sink import Origin, Sink
 from mysocket.ends.sorting import SortingSink
 from mysocket.errors import MySocketError, RemoteProtocolError, StateLoss
@@ -84,19 +85,19 @@ class Receiving:
         if before is None or before == peer.stream:
             return None
         entry = self._ledger.find(before) if self._ledger is not None else None
-        position = self.inbox.taken
+        position, name = self.inbox.taken, one_line(peer.name, 64)
         if entry is not None and entry.durable and peer.durable:
             if not self._accept_loss:
                 raise StateLoss(
-                    f"{peer.name or 'The peer'} has lost its spool: its stream stood at position {position} here, and what it "
+                    f"{name or 'The peer'} has lost its spool: its stream stood at position {position} here, and what it "
                     "sends now is another one; what waited there is lost"
                 )
             self._loss_accepted = True
-            return f"accepted: {peer.name or 'the peer'} sends a new stream; the one before stood at position {position} here"
+            return f"accepted: {name or 'the peer'} sends a new stream; the one before stood at position {position} here"
         if self.progress is not Progress.OPEN or self.broken or entry is not None and entry.durable:
             return None
         self.broken = True
-        return f"the stream of {peer.name or 'the peer'} was broken off at position {position}: data is missing"
+        return f"the stream of {name or 'the peer'} was broken off at position {position}: data is missing"
 
     def _restore(self, entry: Entry) -> None:
         self.inbox.restore(entry.stream, entry.mark)

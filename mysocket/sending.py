@@ -50,6 +50,7 @@ class Sending:
         self._bound = bool(self.outbox.unacknowledged)
         #: The input pauses until then (seconds), or not at all.
         self.paused_until: float | None = None
+        self._sent_to = spool.retired  # what starts below was sent before, by this process
         self._mark_forgotten = False  # nobody waits for its acknowledgement
         spool.on_change = self._changed
 
@@ -72,9 +73,9 @@ class Sending:
         """There is nothing (more) to tell the peer: it has heard BYE(done), or need not."""
         return not self._marked or not self.delivered or self.outbox.said_done
 
-    def accept(self, pieces: Sequence[Piece], now: float, bookmark: Bookmark | None = None) -> None:
-        """Take pieces of the own input; with a bookmark they are committed together with it."""
-        if bookmark is None:
+    def accept(self, pieces: Sequence[Piece], now: float, bookmark: Bookmark | None = None, *, together: bool = False) -> None:
+        """Take pieces of the own input; with a bookmark, or ``together``, they are committed together, and with it."""
+        if bookmark is None and not together:
             for piece in pieces:
                 self.spool.append(piece)
         else:
@@ -176,6 +177,11 @@ class Sending:
             parts += 2
             self._counters.batches_out += 1
             self._counters.bytes_out += len(batch.payload)
+            if batch.start < self._sent_to:
+                self._counters.batches_resent += 1
+                self._counters.bytes_resent += len(batch.payload)
+            else:
+                self._sent_to = batch.end
             if size >= MAX_PAYLOAD or parts >= PARTS:
                 carrier.flush()
                 failpoints.reach("S5")

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.logger import ILogObserver, Logger
 
 from mysocket.ends.descriptors import What, what
 from mysocket.ends.progress import ProgressLine
 from mysocket.ends.stdio import Ends
 from mysocket.errors import ConnectionRefused, MySocketError
+from mysocket.logs import Lines, is_journal
+from mysocket.notices import failure, notice
 from mysocket.runtime import use_monotonic_time
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
@@ -28,6 +30,7 @@ from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
     from mysocket.screen.session import Session
+    from mysocket.services.notify import Notifier
     from mysocket.spool.disk import DiskSpool
 
 
@@ -52,7 +55,7 @@ def make_service(
     if session is not None:
         session.write_to(spool.output if spool is not None else None)
         return _attend(session, _compose(settings, reactor, voice, session, spool=spool))
-    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, banner, spool=spool), progress, spool)
+    return _compose(settings, reactor, voice, _ends(settings, reactor, stdin, voice, banner, spool=spool), progress, spool)
 
 
 def _attend(session: Session, service: EndpointService) -> EndpointService:
@@ -80,7 +83,7 @@ def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointS
     stdin = What.CLOSED if not settings.reads_stdin else what(0)
     stays = stdin in (What.CLOSED, What.NULL)
     spool = _open_spool(settings, reactor, "service")
-    ends = _ends(settings, reactor, stdin, voice.tell, stays=stays, spool=spool)
+    ends = _ends(settings, reactor, stdin, voice, voice.tell, stays=stays, spool=spool)
     return _compose(settings, reactor, voice, ends, spool=spool, attended=True)
 
 
@@ -90,7 +93,11 @@ def make_daemon(settings: Settings, reactor: Any, voice: Voice) -> EndpointServi
     where = where or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
     voice.tell(f"a daemon has no stdin: messages are handed to it by mysocket send; what it receives goes to {where}")
     spool = _open_spool(settings, reactor, "service")
-    ends = _ends(settings, reactor, What.CLOSED, voice.tell, log=voice.complain, stays=True, spool=spool)
+
+    def received(text: str) -> None:
+        voice.complain(notice("received", text))
+
+    ends = _ends(settings, reactor, What.CLOSED, voice, voice.tell, log=received, stays=True, spool=spool)
     return _compose(settings, reactor, voice, ends, spool=spool, attended=True)
 
 
@@ -101,37 +108,48 @@ def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) ->
     """
     from twisted.internet import reactor
 
+    from mysocket.services.observer import find_observer, writer
+
     use_monotonic_time(reactor)
-    log = Logger("mysocket")
-    voice = Voice(lambda text: log.info("{text}", text=text), quiet=settings.quiet, verbose=settings.verbose)
+    voice = Voice(writer(Logger("mysocket")), quiet=settings.quiet, verbose=settings.verbose)
     foreground = parent is not None and bool(parent.get("nodaemon"))
 
     make = partial(make_foreground if foreground else make_daemon, settings, reactor, voice)
-
-    # twistd -n writes its log to stdout, which belongs to the messages.
-    to_stderr = foreground and parent is not None and not any(parent.get(name) for name in ("logfile", "logger", "syslog"))
-    return TwistdService(make, reactor, foreground=foreground, log_to_stderr=to_stderr)
+    lines = Lines(settings.log_format, journal=is_journal(os.environ), now=time.time)
+    observer = find_observer(parent, settings.log_format, reactor)
+    return TwistdService(make, reactor, foreground=foreground, observer=observer, lines=lines)
 
 
 class TwistdService(Service):
     """Makes the service that does the work when twistd starts it, and ends twistd when that has finished.
 
     :param make: makes it; may raise :class:`MySocketError`.
+    :param observer: writes the log, or None: twistd has one.
+    :param lines: makes the line that says why it could not be made.
     """
 
     name = "mysocket"
 
-    def __init__(self, make: Callable[[], EndpointService], reactor: Any, *, foreground: bool, log_to_stderr: bool) -> None:
+    def __init__(
+        self,
+        make: Callable[[], EndpointService],
+        reactor: Any,
+        *,
+        foreground: bool,
+        observer: ILogObserver | None,
+        lines: Lines,
+    ) -> None:
         self._make = make
         self._reactor = reactor
         self._foreground = foreground
-        self._log_to_stderr = log_to_stderr
+        self._observer = observer
+        self._lines = lines
         self._service: EndpointService | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)
-        if self._log_to_stderr:
-            parent.setComponent(ILogObserver, textFileLogObserver(sys.__stderr__ or sys.stderr))
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)
 
     def startService(self) -> None:
         super().startService()
@@ -141,11 +159,13 @@ class TwistdService(Service):
             self._failed(error)
             return
         self._service.finished.addCallback(self._finished)
+        notifier = find_notifier(self._service, self._reactor, forked=not self._foreground)
+        # Before anybody hears that it is ready: a SIGHUP would end it.
+        self._reactor.callWhenRunning(watch_hangup, self._reactor, self._service, notifier)
         self._service.startService()
         if self._foreground:
             # A person's first Ctrl-C waits for what is not delivered, as in the script.
             self._reactor.callWhenRunning(self._watch_interrupts, self._service.watch)
-        self._reactor.callWhenRunning(watch_hangup, self._reactor, self._service)
         failed = self._service.watch.error
         if failed is not None and not self._foreground:
             # twistd hands an exception to the process that was started from the shell.
@@ -157,7 +177,7 @@ class TwistdService(Service):
     def _failed(self, error: MySocketError) -> None:
         if not self._foreground:
             raise error
-        sys.__stderr__.write(f"mysocket: {error}\n")  # type: ignore[union-attr]
+        sys.__stderr__.write(self._lines.line(failure(error)))  # type: ignore[union-attr]
         self._finished(error.status)
 
     def _finished(self, status: int) -> None:
@@ -181,23 +201,31 @@ def _ends(
     settings: Settings,
     reactor: Any,
     stdin: What,
+    voice: Voice,
     banner: Callable[[str], None],
     log: Callable[[str], None] | None = None,
     stays: bool = False,
     spool: DiskSpool | None = None,
 ) -> Ends:
+    durable, outputs = spool.output if spool is not None else None, None
+    if not settings.only_file:
+        from mysocket.services.outputs import NamedOutputs
+
+        outputs, durable = NamedOutputs(settings, reactor, voice=voice, durable=durable), None
     return Ends(
         reactor,
         stdin=stdin,
         # Plain bytes have no messages: they go out as they come.
         cut="stream" if settings.raw and not settings.udp else settings.cut,
         output=settings.output_file,
-        durable_output=spool.output if spool is not None else None,
-        style="json" if settings.json else "timestamps" if settings.timestamps else "plain",
+        durable_output=durable,
+        style=settings.style,
         max_message=settings.max_message,
         banner=banner,
         log=log,
         stays=stays,
+        others=bool(settings.other_inputs),
+        outputs=outputs,
     )
 
 
@@ -225,9 +253,20 @@ def _open_spool(settings: Settings, reactor: Any, role: str) -> DiskSpool | None
     )
 
 
-def watch_hangup(reactor: Any, service: EndpointService) -> None:
-    """SIGHUP opens the output file anew; without one it ends the process, as ever."""
-    if service.settings.output_file is not None:
+def find_notifier(service: EndpointService, reactor: Any, *, forked: bool = False) -> Notifier | None:
+    """Who tells the supervisor of this process how the service is, if there is one; before the service is started."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from mysocket.services.notify import make_notifier
+
+    return make_notifier(service, reactor, os.environ, forked=forked)
+
+
+def watch_hangup(reactor: Any, service: EndpointService, notifier: Notifier | None) -> None:
+    """SIGHUP opens the output file anew. Without one it ends the process, as ever, but for a supervisor it means to reload."""
+    if notifier is not None:
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(notifier.reload))
+    elif service.settings.output_file is not None:
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(service.reopen_output))
 
 

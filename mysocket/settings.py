@@ -25,8 +25,8 @@ class Settings:
     """What a valid command line says.
 
     `port` is digits (0 to 65535), or else a Twisted server endpoint string. `peer` is ``host:port`` or ``[v6]:port``, unless
-    `is_endpoint` says that it is a client endpoint string. With `udp` neither is an endpoint string. One of them is given.
-    Times are seconds, sizes bytes.
+    `is_endpoint` says that it is a client endpoint string. With `udp` there are none but ``systemd:…`` as `port`. One of them is
+    given. Times are seconds, sizes bytes.
     """
 
     port: str | None
@@ -60,6 +60,11 @@ class Settings:
     def output_file(self) -> str | None:
         """The (first) file to write to, or None."""
         return next((spec.target for spec in self.outputs if spec.place is Place.FILE), None)
+
+    @property
+    def style(self) -> str:
+        """How messages are written: ``plain``, ``json`` or ``timestamps``."""
+        return "json" if self.json else "timestamps" if self.timestamps else "plain"
 
     @property
     def only_file(self) -> bool:
@@ -182,9 +187,12 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
         raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")
     endpoints = [port] if port is not None and is_endpoint(port, listening=True) else []
     endpoints += [peer] if peer is not None and is_endpoint(peer) else []
-    if fields["udp"] and endpoints:
+    # systemd may have opened a UDP socket.
+    without = [text for text in endpoints if text is not port or not text.startswith("systemd:")]
+    if fields["udp"] and without:
         raise UsageError(
-            f"endpoint string {endpoints[0]!r}: there are none for UDP; write the port as a number, the peer as HOST:PORT"
+            f"endpoint string {without[0]!r}: there are none for UDP; write the port as a number (or systemd:…), the peer as "
+            "HOST:PORT"
         )
     if fields["bind"] and endpoints:
         raise UsageError(f"--bind does not reach into an endpoint string; {endpoints[0]!r} has to name the address itself")

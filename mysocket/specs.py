@@ -50,7 +50,7 @@ def parse_input(text: str) -> Spec:
         return Spec(Place.UDP, str(port_number(rest, lowest=0)), text)
     if is_endpoint(text, listening=True):
         return Spec(Place.ENDPOINT, text, text)
-    return Spec(Place.FILE, parse_file_name(text), text)
+    return _file(text)
 
 
 def parse_output(text: str) -> Spec:
@@ -60,9 +60,17 @@ def parse_output(text: str) -> Spec:
     if text.startswith("udp:"):
         host, port = split_host_port(text.removeprefix("udp:"))
         return Spec(Place.UDP, f"{bracketed(host)}:{port}", text)
+    if text.startswith("follow:"):
+        raise ValueError(f"{text!r}: only an input is followed; write {text.removeprefix('follow:')!r} to append to that file")
     if is_endpoint(text):
         return Spec(Place.ENDPOINT, text, text)
     if re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^/:]+):[0-9]+", text):
         # A slip of the pen, not the name of a file.
         raise ValueError(f"{text!r}: write tcp:{text} to connect there, or ./{text} for a file of that name")
+    return _file(text)
+
+
+def _file(text: str) -> Spec:
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*:", text):
+        raise ValueError(f"nothing stands behind {text!r}; a file of that name is written ./{text}")
     return Spec(Place.FILE, parse_file_name(text), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 from mysocket.carriers.addresses import host_of, local_text, peer_text
 from mysocket.carriers.admission import Admission, RateLimitedLog, StrangerLimit, source_of
 from mysocket.carriers.stream import StreamProtocol
-from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Session
+from mysocket.core.session import HANDSHAKE_TIME, Broken, Event, Session, Silent
 from mysocket.core.wire import Bye, Hello, Reason
 from mysocket.ends.escape import one_line
 from mysocket.errors import (
@@ -25,6 +26,8 @@ from mysocket.errors import (
     StateLoss,
     VersionMismatch,
 )
+from mysocket.metrics import Counters, Rejected
+from mysocket.notices import notice
 
 #: What a stranger who speaks something else is told.
 GREETING = (
@@ -32,6 +35,8 @@ GREETING = (
 )
 #: Reasons in a BYE before the handshake after which it is worth trying again.
 PASSING = (Reason.BUSY, Reason.LEFT, Reason.DONE, Reason.SILENT, Reason.PROTOCOL, Reason.MOVED)
+#: As what those who are turned away count.
+COUNTED = {Reason.BUSY: Rejected.BUSY, Reason.STATE_LOSS: Rejected.STATE_LOSS}
 
 
 @dataclass
@@ -66,10 +71,12 @@ class Strangers:
     """The owner of connections until a HELLO has come.
 
     :param admission: who may connect; None: everybody who can.
+    :param counters: count those who are not taken.
     """
 
-    def __init__(self, host: Host, clock: IReactorTime, admission: Admission | None) -> None:
+    def __init__(self, host: Host, clock: IReactorTime, admission: Admission | None, counters: Counters | None = None) -> None:
         self._host = host
+        self._counters = counters if counters is not None else Counters()
         self._clock = clock
         self._admission = admission
         self._strangers: dict[Session, Stranger] = {}
@@ -93,7 +100,9 @@ class Strangers:
             return
         host = host_of(carrier)
         if not self._limit.enter(host):
-            self._log.say("limit", f"too many connections that have not said who they are; closed one from {peer_text(carrier)}")
+            text = f"too many connections that have not said who they are; closed one from {peer_text(carrier)}"
+            self._tell_rejected("limit", carrier, Rejected.TOO_MANY, text)
+            self._counters.reject(Rejected.TOO_MANY)
             carrier.drop()
             return
         self._receive_stranger(carrier)
@@ -114,11 +123,9 @@ class Strangers:
         if admitted:
             carrier.resume()
             return
-        self._log.say(
-            source_of(host_of(carrier)),
-            f"closed a connection from {peer_text(carrier)}: connections are taken {self._admission}; use --allow to take more",
-        )
-        self.leave(carrier, MySocketError("not admitted"))
+        text = f"closed a connection from {peer_text(carrier)}: connections are taken {self._admission}; use --allow to take more"
+        self._tell_rejected(source_of(host_of(carrier)), carrier, Rejected.NOT_ALLOWED, text)
+        self.leave(carrier, MySocketError("not admitted"), Rejected.NOT_ALLOWED)
         carrier.drop()
 
     def ready(self, session: Session) -> Deferred[None]:
@@ -156,8 +163,11 @@ class Strangers:
         self.leave(carrier, HandshakeTimeout(peer=peer_text(carrier), seconds=HANDSHAKE_TIME))
         carrier.abort()
 
-    def leave(self, carrier: StreamProtocol, error: MySocketError | None) -> None:
-        """The handshake is over, well (no error) or not."""
+    def leave(self, carrier: StreamProtocol, error: MySocketError | None, why: Rejected = Rejected.HANDSHAKE) -> None:
+        """The handshake is over, well (no error) or not.
+
+        :param why: as what it counts, if somebody else dialled.
+        """
         stranger = self._strangers.pop(carrier.session, None)
         if stranger is None:
             return
@@ -165,6 +175,8 @@ class Strangers:
             stranger.timer.cancel()
         if not carrier.session.dialler:
             self._limit.leave(host_of(carrier))
+            if error is not None:
+                self._counters.reject(why)
         elif error is None:
             stranger.ready.callback(None)
         else:
@@ -174,7 +186,14 @@ class Strangers:
     def turn_away(self, carrier: StreamProtocol, reason: Reason, text: str) -> None:
         """Say why not, and close."""
         carrier.close(reason, text)
-        self.leave(carrier, MySocketError(f"turned {peer_text(carrier)} away: {text}"))
+        told = f"turned {peer_text(carrier)} away: {text}"
+        if reason is Reason.BUSY and not carrier.session.dialler:
+            self._tell_rejected(("busy", source_of(host_of(carrier))), carrier, Rejected.BUSY, told)
+        self.leave(carrier, MySocketError(told), COUNTED.get(reason, Rejected.REFUSED))
+
+    def _tell_rejected(self, key: Hashable, carrier: StreamProtocol, why: Rejected, text: str) -> None:
+        """Strangers can make no more lines than the log has room for."""
+        self._log.say(key, notice("rejected", text, address=peer_text(carrier), reason=why.value))
 
     def close(self) -> None:
         """Take nobody any more, and drop those who are here."""
@@ -198,14 +217,17 @@ class Strangers:
         self.leave(carrier, error)
 
     def _broke(self, carrier: StreamProtocol, error: MySocketError) -> None:
+        why = Rejected.VERSION if isinstance(error, VersionMismatch) else Rejected.PROTOCOL
         if isinstance(error, NotMySocket) and not carrier.session.dialler:
             carrier.write_text(GREETING.encode())
+            self.leave(carrier, error, why)
             carrier.drop()
         else:
             carrier.finish()
-        self.leave(carrier, error)
+            self.leave(carrier, error, Rejected.HANDSHAKE if isinstance(error, Silent) else why)
         if isinstance(error, VersionMismatch):
             if carrier.session.dialler:
                 self._host.refused(error)
             else:
-                self._host.tell(f"turned {peer_text(carrier)} away: {error}")
+                text = f"turned {peer_text(carrier)} away: {error}"
+                self._tell_rejected(("version", source_of(host_of(carrier))), carrier, Rejected.VERSION, text)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from twisted.application.service import IService
 from twisted.python import usage
 
 from mysocket._version import __version__
-from mysocket.commandline import spell_out
+from mysocket.commandline import spell_out, with_config
 from mysocket.errors import MySocketError, UsageError
+from mysocket.logs import Lines, is_journal
+from mysocket.notices import failure
 from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option
 from mysocket.settings import Settings, settings
 
@@ -30,11 +34,13 @@ class Options(usage.Options):
         sys.exit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        explain: Callable[[str], str] = str
         try:
-            spelled, positionals = spell_out(sys.argv[1:] if options is None else options)
+            # twistd changes its directory later: the file is the one that its user sees.
+            spelled, positionals, explain = with_config(*spell_out(sys.argv[1:] if options is None else options))
             super().parseOptions([*spelled, "--", *positionals])
         except UsageError as error:
-            raise usage.UsageError(str(error)) from error
+            raise usage.UsageError(explain(str(error))) from error
 
     def parseArgs(self, *positionals: str) -> None:
         self.positionals = positionals
@@ -49,7 +55,8 @@ class Options(usage.Options):
         try:
             look(self.settings, self.parent)
         except MySocketError as error:
-            sys.stderr.write(f"mysocket: {error}\n")
+            lines = Lines(self.settings.log_format, journal=is_journal(os.environ), now=time.time)
+            sys.stderr.write(lines.line(failure(error)))
             sys.exit(error.status)
 
 

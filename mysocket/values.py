@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mysocket.errors import UsageError
@@ -109,15 +108,16 @@ def parse_position(text: str) -> int:
     return int(text)
 
 
-def one_of(*known: str) -> Callable[[str], str]:
-    """Reads one of so many words."""
+class one_of:
+    """Reads one of so many words, which the completions of the shells offer."""
 
-    def read(text: str) -> str:
-        if text not in known:
-            raise ValueError(f"{text!r} is unknown; write {' or '.join(known)}")
+    def __init__(self, *known: str) -> None:
+        self.known = known
+
+    def __call__(self, text: str) -> str:
+        if text not in self.known:
+            raise ValueError(f"{text!r} is unknown; write {' or '.join(self.known)}")
         return text
-
-    return read
 
 
 def is_endpoint(text: str, *, listening: bool = False) -> bool:

@@ -10,9 +10,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mysocket.core.ending import Facts, Own, PeerFacts, Policy, Verdict, verdict
 from mysocket.errors import MySocketError
+from mysocket.logs import cleaned
+from mysocket.notices import Notice, failure, notice
 
 #: Seconds after which the same sentence may be said again.
 SAY_AGAIN = 60.0
+#: Sentences that are remembered for that, about.
+REMEMBERED = 64
 
 
 class Subject(Interface):
@@ -41,12 +45,15 @@ class Subject(Interface):
 
 
 class Voice:
-    """What is said to people: one sentence a line, by ``write``.
+    """What is said to people, and to programs that read the log: one event a line, by ``write``.
+
+    The text is a plain sentence, or a notice (:mod:`mysocket.notices`), which knows what has happened and how serious it is.
+    Which of the methods is called decides whether it is said.
 
     :param write: takes a line without its end.
     """
 
-    def __init__(self, write: Callable[[str], None], *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, write: Callable[[Notice], object], *, quiet: bool = False, verbose: bool = False) -> None:
         self._write = write
         self._quiet = quiet
         self._verbose = verbose
@@ -54,16 +61,16 @@ class Voice:
     def tell(self, text: str) -> None:
         """Something the user may want to know."""
         if not self._quiet:
-            self._write(text)
+            self._write(cleaned(text, "info"))
 
     def detail(self, text: str) -> None:
         """Something for ``-v``."""
         if self._verbose:
-            self._write(text)
+            self._write(cleaned(text, "debug"))
 
     def complain(self, text: str) -> None:
         """Something the user must know."""
-        self._write(text)
+        self._write(cleaned(text, "warn"))
 
 
 class Watch:
@@ -115,18 +122,21 @@ class Watch:
         """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
         if self._over or self.error is not None:
             return
-        text, now = str(error), self._clock.seconds()
+        now, text = self._clock.seconds(), notice("unreachable", str(error), error=type(error).__name__)
         if self._subject.alone_since() is None or isinstance(error, self.seen_elsewhere):
             self.voice.detail(text)
         elif now - self._said.get(text, float("-inf")) >= SAY_AGAIN:
+            if len(self._said) >= REMEMBERED:
+                # What a peer says may be another thing each time.
+                self._said = {said: at for said, at in self._said.items() if now - at < SAY_AGAIN}
             self._said[text] = now
-            self.voice.tell(f"{text.rstrip('.')}. Trying again.")
+            self.voice.tell(text.saying(f"{text.rstrip('.')}. Trying again."))
 
     def fail(self, error: MySocketError) -> None:
         """An error that ends the program."""
         if self.error is None:
             self.error = error
-            self.voice.complain(str(error))
+            self.voice.complain(failure(error))
             self.changed()
 
     def interrupt(self) -> None:

@@ -16,16 +16,30 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = [
-    *("errors", "failpoints", "_version"),
-    *("core", "spool", "carriers", "ends", "metrics", "sending", "receiving", "link", "strangers", "node", "watch", "control"),
-    *("values", "specs", "options", "settings", "screen", "commandline", "peer", "api", "services", "runtime"),
+    *("errors", "failpoints", "_version", "metrics", "notices"),
+    *("core", "spool", "carriers", "ends", "logs", "sending", "receiving", "link", "strangers", "node", "watch", "control"),
+    *("values", "specs", "options", "settings", "configfile", "screen", "commandline", "peer", "api", "services", "runtime"),
     *("service", "foreground", "verbs", "cli", "tap"),
     # `python -m mysocket`, and the public names, which __init__ fetches only when they are asked for.
     *("__main__", "__init__"),
 ]
 
 # Rooms that never import Twisted, not even inside a function. (cli may, to run a session.)
-PURE = {"errors", "failpoints", "_version", "core", "spool", "values", "specs", "options", "settings"}
+PURE = {
+    "errors",
+    "failpoints",
+    "_version",
+    "metrics",
+    "notices",
+    "logs",
+    "core",
+    "spool",
+    "values",
+    "specs",
+    "options",
+    "settings",
+    "configfile",
+}
 
 # To the core, time, randomness, data from outside and places to put it are arguments.
 WORLD = {

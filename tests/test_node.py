@@ -11,7 +11,9 @@ from mysocket.core.batch import Batch, Flag, Kind, LineCutter, Piece
 from mysocket.core.ending import Progress
 from mysocket.core.session import HANDSHAKE_TIME, Heartbeat
 from mysocket.core.wire import MAGIC, NONE, Ack, Attach, Bye, Hello, Input, Ping, Reason, Resume, Start, encode
+from mysocket.ends import words
 from mysocket.errors import AnotherPeer, MessageTooLong, RefusedByPeer, StateLoss, VersionMismatch
+from mysocket.notices import Notice
 from tests.support.network import Connection, Person, Wire, run
 
 
@@ -656,3 +658,48 @@ def test_text_from_a_peer_is_shown_on_one_line_and_escaped(clock: Clock) -> None
     stranger = linked_stranger(person, name="evil\n\x1b[2Jname")
     stranger.say(encode(Bye(Reason.LEFT, "bye\n\x1b]0;x\x07")))
     assert person.said and not any(character in text for text in person.said for character in "\n\x1b\x07")
+
+
+def test_what_happens_to_links_is_told_with_who_it_was(clock: Clock) -> None:
+    person = Person(clock, 1, hub=True, input=Input.NONE)
+    stranger = linked_stranger(person, name="evil\n\x1b[2Jname")
+    stranger.say(encode(Bye(Reason.LEFT, "bye\n" + "x" * 200)))
+    linked, left = (text for text in person.said if isinstance(text, Notice))
+    assert (linked.event, left.event) == ("linked", "left")
+    assert linked.fields["peer"] == "evil\\x0a\\x1b[2Jname" and set(linked.fields) == {"peer", "address", "node"}
+    reason = left.fields["reason"]
+    assert isinstance(reason, str) and reason.startswith("bye\\x0axxx") and len(reason) <= 128
+
+
+def test_peers_that_come_and_go_do_not_fill_a_log(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "LINES", 50)
+    hub = Person(clock, 1, hub=True, input=Input.NONE)
+    for number in range(2, 102):
+        shake_hands(Person(clock, number), hub)
+    assert len(hub.said) == 50
+    clock.advance(words.INTERVAL)
+    shake_hands(Person(clock, 1_000), hub)
+    (summary,) = (text for text in hub.said if text == "50 more lines about links were left out")
+    assert isinstance(summary, Notice) and summary.event == "left_out" and hub.said[-1].startswith("linked with ")
+
+
+def test_who_is_turned_away_because_another_is_linked_is_told_seldom(clock: Clock) -> None:
+    person = Person(clock, 1)
+    shake_hands(Person(clock, 2), person)
+    for number in range(3, 40):
+        shake_hands(Person(clock, number), person)
+    told = [text for text in person.said if isinstance(text, Notice) and text.event == "rejected"]
+    assert len(told) == 1 and told[0].fields["reason"] == "busy"
+
+
+def test_a_name_is_escaped_where_a_lost_stream_is_told(clock: Clock) -> None:
+    receiver = Person(clock, 1, input=Input.NONE)
+    sender = Person(clock, 2, name="evil\n\x1b[2Jname")
+    connection = shake_hands(sender, receiver)
+    give(sender, b"one\n")
+    run(connection)
+    connection.cut()
+    run(connection)
+    shake_hands(Person(clock, 3, name="evil\n\x1b[2Jname"), receiver)
+    (told,) = (text for text in receiver.said if "was broken off at position" in text)
+    assert "the stream of evil\\x0a\\x1b[2Jname was" in told

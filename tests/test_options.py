@@ -21,6 +21,22 @@ from mysocket.settings import Settings, settings
 from mysocket.specs import Place, Spec
 from mysocket.values import is_endpoint, parse_control_port, parse_duration, parse_size, split_host_port
 
+
+def file(name: str) -> Spec:
+    return Spec(Place.FILE, name, name)
+
+
+def udp(target: str) -> Spec:
+    return Spec(Place.UDP, target, f"udp:{target}")
+
+
+def endpoint(text: str) -> Spec:
+    return Spec(Place.ENDPOINT, text, text)
+
+
+STANDARD = Spec(Place.STANDARD, "", "-")
+FOLLOWED = Spec(Place.FOLLOW, "/var/log/app.log", "follow:/var/log/app.log")
+
 DEFAULTS = Settings(
     port=None,
     peer=None,
@@ -101,8 +117,47 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 --null", {"port": "1", "cut": "null"}),
     ("-p 1 -0", {"port": "1", "cut": "null"}),
     ("-p 1 --send-only", {"port": "1", "send_only": True}),
-    ("-p 1 --recv-only --output=-x", {"port": "1", "recv_only": True, "outputs": (Spec(Place.FILE, "-x", "-x"),)}),
-    ("-p 1 --output a=b", {"port": "1", "outputs": (Spec(Place.FILE, "a=b", "a=b"),)}),
+    ("-p 1 --input -", {"port": "1", "inputs": (STANDARD,)}),
+    ("-p 1 --input app.log", {"port": "1", "inputs": (file("app.log"),)}),
+    ("-p 1 --input ./udp:1", {"port": "1", "inputs": (file("./udp:1"),)}),
+    ("-p 1 --input=-x", {"port": "1", "inputs": (file("-x"),)}),
+    ("-p 1 --input follow:/var/log/app.log", {"port": "1", "inputs": (FOLLOWED,)}),
+    ("-p 1 --input follow:a:b", {"port": "1", "inputs": (Spec(Place.FOLLOW, "a:b", "follow:a:b"),)}),
+    ("-p 1 --input udp:5140", {"port": "1", "inputs": (udp("5140"),)}),
+    ("-p 1 --input udp:0", {"port": "1", "inputs": (udp("0"),)}),
+    ("-p 1 --input udp:systemd:index=0", {"port": "1", "inputs": (udp("systemd:index=0"),)}),
+    ("-p 1 --input tcp:5140", {"port": "1", "inputs": (endpoint("tcp:5140"),)}),
+    ("-p 1 --input unix:/run/in", {"port": "1", "inputs": (endpoint("unix:/run/in"),)}),
+    ("-p 1 --input plugin:whatever", {"port": "1", "inputs": (endpoint("plugin:whatever"),)}),
+    (
+        "-p 1 --input - --input follow:/var/log/app.log --input udp:1",
+        {"port": "1", "inputs": (STANDARD, FOLLOWED, udp("1"))},
+    ),
+    ("-p 1 --raw --input -", {"port": "1", "raw": True, "inputs": (STANDARD,)}),
+    ("-p 1 --whole --input a", {"port": "1", "cut": "whole", "inputs": (file("a"),)}),
+    ("-p 1 --stream --input -", {"port": "1", "cut": "stream", "inputs": (STANDARD,)}),
+    ("-p 1 --null --input a --input b", {"port": "1", "cut": "null", "inputs": (file("a"), file("b"))}),
+    ("-p 1 --recv-only --output=-x", {"port": "1", "recv_only": True, "outputs": (file("-x"),)}),
+    ("-p 1 --output a=b", {"port": "1", "outputs": (file("a=b"),)}),
+    ("-p 1 --output -", {"port": "1", "outputs": (STANDARD,)}),
+    ("-p 1 --output ./hub:514", {"port": "1", "outputs": (file("./hub:514"),)}),
+    ("-p 1 --output a:b", {"port": "1", "outputs": (file("a:b"),)}),
+    ("-p 1 --output udp:hub:514", {"port": "1", "outputs": (udp("hub:514"),)}),
+    ("-p 1 --output udp:[::1]:514", {"port": "1", "outputs": (udp("[::1]:514"),)}),
+    ("-p 1 --output tcp:hub:514", {"port": "1", "outputs": (endpoint("tcp:hub:514"),)}),
+    ("-p 1 --output unix:/run/out", {"port": "1", "outputs": (endpoint("unix:/run/out"),)}),
+    (
+        "-p 1 --output - --output a --output b --output udp:hub:1",
+        {"port": "1", "outputs": (STANDARD, file("a"), file("b"), udp("hub:1"))},
+    ),
+    ("-p 1 --spool d --output a --output -", {"port": "1", "spool": "d", "outputs": (file("a"), STANDARD)}),
+    ("-p 1 --metrics 9100", {"port": "1", "metrics": ("", 9100)}),
+    ("-p 1 --metrics 0", {"port": "1", "metrics": ("", 0)}),
+    ("-p 1 --metrics 127.0.0.1:9100", {"port": "1", "metrics": ("127.0.0.1", 9100)}),
+    ("-p 1 --metrics [::1]:9100", {"port": "1", "metrics": ("::1", 9100)}),
+    ("-p 1 --log-format json", {"port": "1", "log_format": "json"}),
+    ("-p 1 --log-format json --log-format text", {"port": "1"}),
+    ("-p 1 --config /dev/null", {"port": "1"}),
     ("-p 1 --json", {"port": "1", "json": True}),
     ("-p 1 -T", {"port": "1", "timestamps": True}),
     ("-p 1 --download-dir in", {"port": "1", "download_dir": "in"}),
@@ -173,7 +228,39 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 --whole --null", "exclude each other"),
     ("-p 1 -JT", "exclude each other"),
     ("-p 1 --send-only --output x", "exclude each other"),
-    ("-p 1 --output=", "is not a file name"),
+    ("-p 1 --recv-only --input x", "--recv-only and --input exclude each other: nothing is sent that could be read there"),
+    ("-p 1 --send-only --output -", "--send-only and --output exclude each other: nothing is received"),
+    ("-p 1 --input", "--input needs a value: --input SPEC"),
+    ("-p 1 --input=", "--input: '' is not a file name"),
+    ("-p 1 --input follow:", "--input: '' is not a file name"),
+    ("-p 1 --input udp:", "port '' is not a number from 0 to 65535"),
+    ("-p 1 --input udp:x", "port 'x' is not a number from 0 to 65535"),
+    ("-p 1 --input udp:65536", "port 65536 is out of range: 0 to 65535"),
+    ("-p 1 --input udp:0.0.0.0:5140", "--input: 'udp:0.0.0.0:5140': write udp:PORT; the address"),
+    ("-p 1 --input a --input b --input a", "--input a is given twice"),
+    ("-p 1 --input - --input -", "--input - is given twice"),
+    ("-p 1 --raw --input a", "--input a and --raw exclude each other: inputs other than stdin need the MySocket protocol"),
+    ("-p 1 --udp --input - --input udp:1", "--input udp:1 and --udp exclude each other"),
+    ("-p 1 --raw --udp --input a", "--input a and --raw exclude each other"),
+    ("-p 1 --whole --input follow:a", "--whole is for one input with an end, stdin or a file; of follow:a"),
+    ("-p 1 --stream --input udp:1", "--stream is for one input with an end"),
+    ("-p 1 --stream --input tcp:1", "--stream is for one input with an end"),
+    ("-p 1 --whole --input a --input -", "of a, - each line is a message"),
+    ("-p 1 --output=", "--output: '' is not a file name"),
+    ("-p 1 --output udp:hub", "'hub' is not HOST:PORT"),
+    ("-p 1 --output udp:hub:0", "out of range: 1 to 65535"),
+    ("-p 1 --output udp::514", "names no host"),
+    ("-p 1 --output hub:514", "--output: 'hub:514': write tcp:hub:514 to connect there, or ./hub:514 for a file of that name"),
+    ("-p 1 --output [::1]:514", "write tcp:[::1]:514 to connect there"),
+    ("-p 1 --output a --output a", "--output a is given twice"),
+    ("-p 1 --spool d --output a --output b", "--spool keeps the length of one output file, and 2 are given: a, b; run"),
+    ("-p 1 --metrics x", "port 'x' is not a number"),
+    ("-p 1 --metrics 65536", "out of range: 0 to 65535"),
+    ("-p 1 --metrics hub:9100", "--metrics: 'hub' is not an IP address"),
+    ("-p 1 --metrics []:9100", "--metrics: '' is not an IP address"),
+    ("-p 1 --log-format xml", "--log-format: 'xml' is unknown; write text or json"),
+    ("-p 1 --config /nonexistent/app.toml", "--config /nonexistent/app.toml: it cannot be read: No such file or directory"),
+    ("-p 1 --config /dev/null --config /dev/null", "--config is given twice"),
     ("-p 1 --download-dir=", "is not a file name"),
     ("-p 1 --send-only --download-dir in", "exclude each other: no files are received"),
     ("-p 1 --raw --download-dir in", "files need the MySocket protocol"),

@@ -10,18 +10,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from mysocket.carriers.resolve import DaemonResolver, Found
+from mysocket.notices import with_more
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-#: Connections that have not finished a handshake: all together, and from one address (or one /64). sshd: MaxStartups 100.
+#: Connections that have not finished a handshake: all together, and from one address (or one /64). sshd: MaxStartups 100. When
+#: thousands come back at once some are turned away for it; more room would win little (docs/operations.md has the figures), and
+#: each stranger holds a descriptor and 5 KB for up to 10 s.
 MAX_STRANGERS = 64
 MAX_STRANGERS_PER_ADDRESS = 8
 #: Seconds for which the addresses of a name are remembered.
 REMEMBER = 5.0
 #: Seconds between two log lines about the same address.
 LOG_INTERVAL = 10.0
+#: Lines in so many seconds, about all addresses together.
+LOG_LINES = 20
 
 
 def plain_address(host: str) -> Address | None:
@@ -141,13 +146,15 @@ class StrangerLimit:
 
 
 class RateLimitedLog:
-    """One line for each key in :data:`LOG_INTERVAL` seconds, with the number of those that were left out."""
+    """One line for each key in :data:`LOG_INTERVAL` seconds, with the number of those that were left out; and no more than
+    ``limit`` lines in all, however many keys there are: addresses are cheap, and those of datagrams can be made up."""
 
-    def __init__(self, tell: Callable[[str], None], clock: IReactorTime, limit: int = 1024) -> None:
+    def __init__(self, tell: Callable[[str], None], clock: IReactorTime, limit: int = LOG_LINES) -> None:
         self._tell = tell
         self._clock = clock
         self._limit = limit
         self._last: dict[Hashable, tuple[float, int]] = {}
+        self._others = 0  # left out because there were too many keys
 
     def say(self, key: Hashable, text: str) -> None:
         """Say ``text``, unless something was said about ``key`` a moment ago."""
@@ -156,9 +163,12 @@ class RateLimitedLog:
         if now - said_at < LOG_INTERVAL:
             self._last[key] = (said_at, left_out + 1)
             return
-        if len(self._last) >= self._limit:
-            self._last = {k: v for k, v in self._last.items() if now - v[0] < LOG_INTERVAL}
+        if key not in self._last and len(self._last) >= self._limit:
+            old = [one for one, (at, _) in self._last.items() if now - at >= LOG_INTERVAL]
+            self._others += sum(self._last.pop(one)[1] for one in old)
             if len(self._last) >= self._limit:
+                self._others += 1
                 return
         self._last[key] = (now, 0)
-        self._tell(f"{text} (and {left_out} more like it)" if left_out else text)
+        others, self._others = self._others, 0
+        self._tell(with_more(text, left_out + others))

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
+from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import endpoints, error
@@ -16,21 +17,27 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mysocket.carriers import holders
+from mysocket.carriers import activation, holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.carriers.admission import is_loopback
 from mysocket.carriers.datagram import READ_SIZE
-from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable
+from mysocket.errors import CannotListen, ConnectionRefused, MySocketError, PortTaken, UnknownHost, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from twisted.application.internet import ClientService
 
 #: Connections the kernel keeps that were not accepted yet. Twisted's default of 50 drops some of a thousand that come at once.
 BACKLOG = 1024
-#: Seconds between attempts to connect: the first, and the most; each is FACTOR times the one before, less up to half by chance.
-FIRST_RETRY = 0.2
-LAST_RETRY = 10.0
+#: Seconds until the next attempt to connect, at most: after the first that failed, and after many; each is FACTOR times the one
+#: before. Chance takes any part of it (full jitter), down to SHORTEST_RETRY. `python -m bench.storm` shows what 10,000 senders do
+#: to a hub with these, and with others; docs/operations.md has the reasons.
+FIRST_RETRY = 0.4
+LAST_RETRY = 30.0
 FACTOR = 1.6
+#: Nobody tries again sooner, whatever chance gives.
+SHORTEST_RETRY = 0.02
+#: Where those listen who are for this machine only.
+LOOPBACK = ["127.0.0.1", "::1"]
 #: Ports tried when the kernel chooses one, until one is free on all addresses.
 ATTEMPTS = 16
 #: Seconds for one attempt to connect.
@@ -38,11 +45,14 @@ CONNECT_TIME = 30
 
 
 def retry_policy(random: Callable[[], float]) -> Callable[[int], float]:
-    """Failed attempts since the last finished handshake -> seconds until the next. ``random`` gives numbers in [0, 1)."""
+    """Failed attempts since the last finished handshake -> seconds until the next. ``random`` gives numbers in [0, 1).
+
+    A connection that was good and is lost counts as the first that failed, as ClientService counts.
+    """
 
     def policy(attempt: int) -> float:
-        longest = min(LAST_RETRY, FIRST_RETRY * FACTOR ** min(attempt, 50))
-        return longest * (1 - random() / 2)
+        longest = min(LAST_RETRY, FIRST_RETRY * FACTOR ** (min(max(attempt, 1), 50) - 1))
+        return SHORTEST_RETRY + random() * (longest - SHORTEST_RETRY)
 
     return policy
 
@@ -52,7 +62,7 @@ def interfaces(bind: str | None, peer_host: str | None) -> list[str]:
     if bind is not None:
         return [bind]
     if peer_host is not None and is_loopback(peer_host):
-        return ["127.0.0.1", "::1"]
+        return LOOPBACK
     return ["::"]
 
 
@@ -65,8 +75,8 @@ def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
         text += ":mode=600"
     try:
         endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, text)
-    except (ValueError, TypeError, KeyError, IndexError) as problem:
-        raise CannotListen(str(problem), where=text) from None
+    except Exception as problem:  # the parsers of endpoints are plugins, and raise what they like
+        raise CannotListen(_why_no_endpoint(problem), where=text) from None
     return endpoint
 
 
@@ -74,9 +84,15 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     """The endpoint of a Twisted client endpoint string."""
     try:
         endpoint: IStreamClientEndpoint = endpoints.clientFromString(reactor, text)
-    except (ValueError, TypeError, KeyError, IndexError) as problem:
-        raise MySocketError(f"{text!r} is no client endpoint: {problem}") from None
+    except Exception as problem:
+        raise UsageError(f"{text!r} is no client endpoint: {_why_no_endpoint(problem)}") from None
     return endpoint
+
+
+def _why_no_endpoint(problem: Exception) -> str:
+    if isinstance(problem, ImportError):
+        return f"it needs {problem.name or problem}, which is not installed (for TLS: pip install 'twisted[tls]')"
+    return str(problem) or type(problem).__name__
 
 
 async def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) -> list[IListeningPort]:
@@ -85,11 +101,24 @@ async def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) ->
     :raises CannotListen:
     :raises PortTaken:
     """
+    if activation.is_inherited(text):
+        return [await _adopt(reactor, activation.find(reactor, text, SOCK_STREAM), factory)]
     endpoint = server_endpoint(reactor, text)
     try:
         return [await endpoint.listen(factory)]
     except (error.CannotListenError, OSError, OverflowError, ValueError) as problem:
         raise _cannot_listen(problem, text) from None
+
+
+async def _adopt(reactor: Any, inherited: activation.Inherited, factory: IProtocolFactory) -> IListeningPort:
+    if inherited.family == AF_UNIX:
+        port = activation.InheritedUnixPort(reactor, inherited, factory)
+        os.close(inherited.descriptor)
+        port.startListening()
+        return port
+    endpoint = endpoints.AdoptedStreamServerEndpoint(reactor, inherited.descriptor, inherited.family)
+    found: IListeningPort = await endpoint.listen(factory)
+    return found
 
 
 async def listen_port(reactor: Any, port: int, addresses: list[str], factory: IProtocolFactory) -> list[IListeningPort]:
@@ -230,6 +259,17 @@ def listen_datagrams(
         raise _cannot_listen(problem, host_port_text(address, port), "udp") from None
 
 
+def adopt_datagrams(reactor: Any, text: str, protocol: DatagramProtocol) -> IListeningPort:
+    """Take datagrams from the socket that ``systemd:index=N`` or ``systemd:name=NAME`` names.
+
+    :raises CannotListen: there is none, or it is of another kind.
+    """
+    inherited = activation.find(reactor, text, SOCK_DGRAM)
+    found: IListeningPort = reactor.adoptDatagramPort(inherited.descriptor, inherited.family, protocol, maxPacketSize=READ_SIZE)
+    os.close(inherited.descriptor)  # the port has one of its own
+    return found
+
+
 def _no_such_address(problem: error.CannotListenError, address: str) -> bool:
     number = getattr(problem.socketError, "errno", None)
     return ":" in address and number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -253,10 +293,13 @@ class Attempts:
         #: Those that failed since the last finished handshake, and what was wrong with the last of them.
         self.failed = 0
         self.error: MySocketError | None = None
+        #: Those that ever failed.
+        self.failed_ever = 0
 
     def fail(self, error: MySocketError) -> None:
         """Nobody was reached, or the handshake did not come to its end."""
         self.failed += 1
+        self.failed_ever += 1
         self.error = error
 
     def succeed(self) -> None:

@@ -20,6 +20,7 @@ The ritual of every user: :meth:`receive`, handle the events, hand :meth:`output
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,6 +92,8 @@ class Session:
         self.is_over = False
         #: Seconds the last PING took to come back, or None.
         self.round_trip: float | None = None
+        #: Called with it, once for each PING that comes back.
+        self.on_round_trip: Callable[[float], None] = lambda seconds: None
         self._reader = FrameReader()
         self._output: list[Bytes] = []
         self._greeted = False
@@ -102,6 +105,7 @@ class Session:
         self._challenged_until: float | None = None
         self._pings = 0
         self._pinged: float | None = None  # when the last PING was taken from us; None: not yet
+        self._answered = 0  # the last PING that was
         self._asked = False  # our ATTACH waits for RESUME
         self._may_start = False  # their RESUME was sent, START may come
         self._batches_in = False  # their START has come
@@ -213,8 +217,9 @@ class Session:
                 self._output.append(encode(Pong(frame.number)))
                 return False
             case Pong():
-                if 0 < frame.number == self._pings and self._pinged is not None:
-                    self.round_trip = now - self._pinged
+                if self._answered < frame.number == self._pings and self._pinged is not None:
+                    self.round_trip, self._answered = now - self._pinged, frame.number
+                    self.on_round_trip(self.round_trip)
                 return False
             case Hello():
                 legal = self.peer is None
@@ -288,4 +293,5 @@ class Session:
 
 
 def _list(versions: tuple[int, ...]) -> str:
-    return ", ".join(map(str, versions[:8])) or "none"
+    # A number may have thousands of digits.
+    return ", ".join(str(version)[:10] for version in versions[:8]) or "none"

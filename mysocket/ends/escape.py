@@ -78,6 +78,11 @@ def one_line(text: str, limit: int = 128) -> str:
     return "".join(kept) + "…"
 
 
+def plain(text: str) -> str:
+    """`text` as one line of a log, all of it: whatever is no part of a line, newline and tab too, is shown."""
+    return text if text.isprintable() else "".join(map(_character, text))
+
+
 def drawn_json(text: str) -> str:
     """One line of JSON as it may be written to a terminal: the same value, for whoever pastes it into a program, and as readable.
 

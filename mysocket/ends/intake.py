@@ -65,8 +65,8 @@ class InputFacts(NamedTuple):
 class OutputFacts(NamedTuple):
     """How an output is, for status and metrics.
 
-    ``connected`` is None where nothing is connected (a file); ``written`` counts bytes that are safe there, ``waiting`` those
-    that are not yet; ``lost`` counts connections that were lost.
+    ``connected`` is None where nothing is (datagrams); ``written`` counts bytes that the other side has, as far as that can be
+    known, ``waiting`` those that it has not; ``lost`` counts connections that were lost.
     """
 
     name: str

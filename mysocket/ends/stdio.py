@@ -11,6 +11,7 @@ from typing import Protocol as Interface
 from mysocket.core.batch import Bytes, cutter
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What
+from mysocket.ends.intake import OutputFacts
 from mysocket.ends.outputs import DescriptorOutput, format_for
 from mysocket.ends.sink import FormatSink, Output, Sink
 from mysocket.ends.source import DescriptorSource, Taker
@@ -50,6 +51,10 @@ class Outputs(Interface):
     @property
     def idle(self) -> bool:
         """Everything is written."""
+
+    @property
+    def facts(self) -> list[OutputFacts]:
+        """How those are that are dialled."""
 
     def sink(self, *, failed: Callable[[MySocketError], None], shared: bool, raw: bool) -> Sink:
         """The sink over all of them; see :meth:`Ends.sink`."""
@@ -131,6 +136,11 @@ class Ends:
         if self._stdin is not What.FILE:
             return None
         return max(0, os.fstat(STDIN).st_size - os.lseek(STDIN, 0, os.SEEK_CUR))
+
+    @property
+    def output_facts(self) -> list[OutputFacts]:
+        """How the outputs are that are dialled."""
+        return self._outputs.facts if self._outputs is not None else []
 
     def write_to(self, durable_output: ReopenedOutput | None) -> None:
         """What writes the output file, if that is not known from the beginning."""

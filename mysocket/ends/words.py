@@ -1,8 +1,10 @@
-"""What is said about files: a line or two for each, but a peer that sends thousands does not fill a log."""
+"""What peers cause to be said: a line or two about each thing, but one that does thousands of them does not fill a log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from mysocket.notices import notice
 
 #: Lines that are said in so many seconds, at most.
 LINES = 1000
@@ -14,9 +16,11 @@ class Words:
 
     :param tell: takes a line.
     :param now: time in seconds.
+    :param about: what they are about.
     """
 
-    def __init__(self, tell: Callable[[str], None], now: Callable[[], float]) -> None:
+    def __init__(self, tell: Callable[[str], None], now: Callable[[], float], *, about: str = "files") -> None:
+        self._about = about
         self._tell = tell
         self._now = now
         self._since = float("-inf")
@@ -29,7 +33,8 @@ class Words:
             left_out = self._said - LINES
             self._since, self._said = now, 0
             if left_out > 0:
-                self._tell(f"{left_out} more lines about files were left out")
+                summary = f"{left_out} more lines about {self._about} were left out"
+                self._tell(notice("left_out", summary, count=left_out))
         self._said += 1
         if self._said <= LINES:
             self._tell(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -19,11 +19,15 @@ from mysocket.core.ending import Own, PeerFacts, Policy, Verdict
 from mysocket.ends.intake import InputFacts, OutputFacts
 from mysocket.ends.stdio import Ends
 from mysocket.errors import DISK, INTERRUPTED, TERMINATED, MySocketError, TimeLimit
+from mysocket.metrics import Counters
+from mysocket.notices import Notice, notice
+from mysocket.notices import failure as failed
 from mysocket.settings import Settings
 from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
+    from mysocket.services.exposition import Exposition
     from mysocket.services.uploads import Uploads
 
 #: Seconds in which connections are closed when the program leaves.
@@ -61,7 +65,14 @@ class EndpointService(Service, ABC):
         self.resolver = DaemonResolver(reactor)
         self.watch = Watch(self, policy, clock=reactor, voice=voice, stop_input=self.stop_input)
         self.admission = self._admission()
+        #: What has passed, and was not taken. Where there is a node, that counts.
+        self.counters = Counters()
+        #: Called when it listens and its spool is open; when it begins to leave, with the reason.
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_leaving: Callable[[str], None] = lambda why: None
+        self._leaving = False
         self._ports: list[IListeningPort] = []
+        self._exposition: Exposition | None = None
         self._closing: Deferred[None] | None = None
 
     # For those who inherit ------------------------------------------------------------------------------------------------------
@@ -94,6 +105,16 @@ class EndpointService(Service, ABC):
         """Data is known to be missing."""
         return False
 
+    @property
+    def linked(self) -> bool:
+        """Is somebody there?"""
+        return self.alone_since() is None
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are up, also of those who have not said who they are."""
+        return 0
+
     @abstractmethod
     async def start(self) -> None:
         """Listen and dial."""
@@ -113,8 +134,8 @@ class EndpointService(Service, ABC):
 
     @property
     def output_facts(self) -> list[OutputFacts]:
-        """How each output is that was named."""
-        return []
+        """How each output is that is dialled."""
+        return self.ends.output_facts
 
     def stop_input(self) -> None:
         """Take no more input."""
@@ -137,6 +158,9 @@ class EndpointService(Service, ABC):
             self.ends.reopen_output()
         except MySocketError as error:
             self.watch.fail(error)
+        else:
+            if self.settings.output_file is not None:
+                self._tell_running(notice("reopened", f"SIGHUP: {self.settings.output_file} is opened anew"))
 
     # Starting -------------------------------------------------------------------------------------------------------------------
 
@@ -149,13 +173,26 @@ class EndpointService(Service, ABC):
 
     async def _start(self) -> None:
         await self.start()
+        await self._expose()
         self.ends.greet()
         self.watch.changed()
+        if not self._leaving:
+            self.on_ready()
+
+    async def _expose(self) -> None:
+        """Serve metrics, if they are wanted; their libraries cost time that others need not wait."""
+        if self.settings.metrics is None:
+            return
+        from mysocket.services.exposition import Exposition
+
+        self._exposition = Exposition(self)
+        await self._exposition.listen(*self.settings.metrics)
 
     def _could_not_start(self, failure: Failure) -> None:
         error = failure.value
         if not isinstance(error, MySocketError):
-            error = MySocketError(f"could not start: {failure.getTraceback()}")
+            where = " | ".join(line.strip() for line in failure.getTraceback().splitlines())
+            error = MySocketError(f"could not start: {where}")
         self.watch.fail(error)
 
     def _admission(self) -> Admission:
@@ -209,7 +246,8 @@ class EndpointService(Service, ABC):
     def tell_listening(self, addresses: list[Any], things: str) -> None:
         """The first line of every session that listens."""
         where = " and ".join(address_text(address) for address in addresses)
-        self.watch.tell(f"listening on {where} ({things} are taken {self.admission})")
+        text = f"listening on {where} ({things} are taken {self.admission})"
+        self.watch.tell(notice("listening", text, addresses=where, takes=str(self.admission)))
 
     # Leaving --------------------------------------------------------------------------------------------------------------------
 
@@ -217,11 +255,22 @@ class EndpointService(Service, ABC):
         self.stop_input()
         if verdict.why == "-w" and self.settings.wait is not None:
             peer = self.settings.peer or "every sender"
-            self.watch.voice.complain(str(TimeLimit(peer=peer, seconds=self.settings.wait)))
+            self.watch.voice.complain(failed(TimeLimit(peer=peer, seconds=self.settings.wait)))
         error = self.watch.error
         patience = HURRY if verdict.status in (INTERRUPTED, TERMINATED, DISK) else LEAVE_TIME
-        closed = self._name_and_close(verdict.why if error is None else str(error), patience)
+        why = verdict.why if error is None else str(error)
+        self._tell_leaving(verdict.why, verdict.status, why)
+        closed = self._name_and_close(why, patience)
         closed.addCallback(lambda _: self.finished.callback(verdict.status or 0))
+
+    def _tell_leaving(self, reason: str, status: int | None, why: str) -> None:
+        self._leaving = True
+        self._tell_running(notice("stopping", f"stopping: {reason}", reason=reason, status=status))
+        self.on_leaving(why)
+
+    def _tell_running(self, told: Notice) -> None:
+        """Whoever runs a service wants to know; a person at a shell has done it, or sees it."""
+        (self.watch.voice.tell if self.ends.stays else self.watch.voice.detail)(told)
 
     def _name_and_close(self, why: str, patience: float = LEAVE_TIME) -> Deferred[None]:
         settled = self.settle_input()
@@ -241,6 +290,8 @@ class EndpointService(Service, ABC):
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
         self._ports.clear()
+        if self._exposition is not None:
+            waiting.append(self._exposition.close())
         closed: Deferred[None] = Deferred()
         calls = [
             self.reactor.callLater(patience, self.abort),
@@ -270,4 +321,6 @@ class EndpointService(Service, ABC):
         if self._closing is not None:
             return None
         self.stop_input()
+        if not self._leaving:
+            self._tell_leaving("it was stopped", None, "it was stopped")
         return self._name_and_close("it was stopped")

@@ -36,6 +36,7 @@ def look(settings: Settings, parent: Parent) -> None:
     look_at_spool(settings, parent)
     look_at_downloads(settings, parent)
     look_at_port(settings)
+    look_at_metrics(settings)
 
 
 def look_at_output(settings: Settings, parent: Parent) -> None:
@@ -109,15 +110,25 @@ def look_at_port(settings: Settings) -> None:
     """Each address that will be listened on, as Twisted binds it; nothing listens, so nobody can connect to this."""
     if settings.port is None or not settings.port.isdecimal() or settings.port == "0":
         return
-    for address in build.interfaces(settings.bind, _peer_host(settings)):
-        problem = _bind(address, int(settings.port), udp=settings.udp)
+    _look_at(build.interfaces(settings.bind, _peer_host(settings)), int(settings.port), udp=settings.udp)
+
+
+def look_at_metrics(settings: Settings) -> None:
+    """The same for ``--metrics``."""
+    if settings.metrics is not None and settings.metrics[1]:
+        host, port = settings.metrics
+        _look_at([host] if host else build.LOOPBACK, port, udp=False)
+
+
+def _look_at(addresses: list[str], port: int, *, udp: bool) -> None:
+    for address in addresses:
+        problem = _bind(address, port, udp=udp)
         if address == "::" and problem in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             address = "0.0.0.0"  # a machine without IPv6
-            problem = _bind(address, int(settings.port), udp=settings.udp)
+            problem = _bind(address, port, udp=udp)
         if problem == errno.EADDRINUSE:
-            where = host_port_text(address, int(settings.port))
-            kind: holders.Kind = "udp" if settings.udp else "tcp"
-            raise build.port_taken(int(settings.port), address, kind, where=where, text=os.strerror(problem))
+            kind: holders.Kind = "udp" if udp else "tcp"
+            raise build.port_taken(port, address, kind, where=host_port_text(address, port), text=os.strerror(problem))
 
 
 def _peer_host(settings: Settings) -> str | None:

@@ -11,8 +11,8 @@ from functools import partial
 from twisted.internet.error import ReactorNotRunning
 
 from mysocket._version import __version__
+from mysocket.carriers.acceptor import Acceptor
 from mysocket.control import places
-from mysocket.control.acceptor import Acceptor
 from mysocket.control.outcomes import Outcomes
 from mysocket.control.places import Listening
 from mysocket.control.protocol import Greeting, Line

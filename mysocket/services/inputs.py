@@ -18,6 +18,7 @@ from mysocket.carriers.admission import RateLimitedLog
 from mysocket.core.batch import Piece
 from mysocket.ends.intake import InputFacts, Source
 from mysocket.ends.records import Gather
+from mysocket.notices import notice
 from mysocket.services.outlet import Outlet
 from mysocket.spool.interface import Bookmark
 
@@ -80,18 +81,18 @@ class Waiting:
 
     def drop(self, text: str) -> None:
         self.dropped += 1
-        self._inputs.say((self.name, "drop"), text)
+        self._inputs.say((self.name, "drop"), notice("input_dropped", text, input=self.name))
 
     def reject(self, key: object, text: str) -> None:
         """A connection or a datagram of a stranger is not taken."""
         self.rejected += 1
-        self._inputs.say((self.name, key), text)
+        self._inputs.say((self.name, key), notice("rejected", text, input=self.name))
 
     def tell(self, text: str) -> None:
-        self._inputs.tell(text)
+        self._inputs.tell(notice("input", text, input=self.name))
 
     def complain(self, text: str) -> None:
-        self._inputs.complain(text)
+        self._inputs.complain(notice("input", text, input=self.name))
 
     def pop(self, budget: int) -> Portion | None:
         """What is given next: as much as fits into so many bytes, but not nothing; None: nothing waits.

@@ -29,6 +29,7 @@ from mysocket.ends.worker import Worker
 from mysocket.errors import DiskFailed, OutputClosed, OutputFailed
 from mysocket.link import Link
 from mysocket.node import WINDOW, Character, Node
+from mysocket.notices import notice
 from mysocket.services import sentences
 from mysocket.services.base import EndpointService
 from mysocket.services.outlet import HeldTaker, OwnOutlet
@@ -125,6 +126,7 @@ class LinkService(EndpointService):
             admission=self.admission,
             spool=spool,
             now=time.time,
+            counters=self.counters,
         )
         self.node.on_link = self._got_link
         self.node.on_no_link = self._listen_to_spool
@@ -232,6 +234,11 @@ class LinkService(EndpointService):
         return self.ends.input_ended if self.inputs is None else self.inputs.ended
 
     @property
+    def spool(self) -> DiskSpool | None:
+        """Keeps what waits, and positions; None: memory mode."""
+        return self._spool
+
+    @property
     def own_link(self) -> Link | None:
         """The link that carries the own stream, once there is one."""
         return self._own_link
@@ -315,9 +322,9 @@ class LinkService(EndpointService):
     def _tell_full(self, where: str) -> None:
         self.full = where
         if where:
-            self.watch.voice.complain(sentences.full(where))
+            self.watch.voice.complain(notice("full", sentences.full(where), where=where))
         else:
-            self.watch.tell("the disk has room again")
+            self.watch.tell(notice("room", "the disk has room again"))
 
     def _got_link(self, link: Link) -> None:
         self._own_link = link
@@ -399,7 +406,7 @@ class LinkService(EndpointService):
         elif self._own_link is not None:
             texts = sentences.lost(self._own_link, input_ended=self.input_ended)
         for text in texts:
-            self.watch.voice.complain(text)
+            self.watch.voice.complain(notice("undelivered", text))
 
     def say_goodbye(self, why: str) -> Deferred[None]:
         if self._progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,9 +19,11 @@ from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
 from mysocket.errors import MessageTooLong, UnknownHost
+from mysocket.metrics import Rejected
+from mysocket.notices import notice
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
-from mysocket.values import split_host_port
+from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice
 
 UDP_IS_RAW = "plain --udp means --udp --raw for now: one message a datagram, and nothing promised beyond UDP"
@@ -60,7 +63,10 @@ class RawDatagramService(EndpointService):
         self._partial_size = 0
         self._call: IDelayedCall | None = None  # the next datagrams
         self._retry: IDelayedCall | None = None  # the next look-up
+        self._failed = 0  # look-ups that found nothing
+        self._policy = build.retry_policy(random.random)
         self._log = RateLimitedLog(voice.tell, reactor)
+        self._problems = RateLimitedLog(voice.complain, reactor)
         self._heard: float = reactor.seconds()
         self._stopped = False
         self._paused = False
@@ -85,19 +91,21 @@ class RawDatagramService(EndpointService):
         # Without input of our own, silence is all there is to notice that nobody is there.
         return None if self._target is not None and self.ends.input is not Input.NONE else self._heard
 
+    @property
+    def linked(self) -> bool:
+        # Datagrams have no connections: that there is a socket is all that can be said.
+        return bool(self._sockets) and not self._stopped
+
     # Starting -------------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         settings = self.settings
-        number = int(settings.port or 0)
-        for address in build.interfaces(settings.bind, self.peer_host):
+        if settings.port is not None and is_endpoint(settings.port, listening=True):
             protocol = RawDatagramProtocol(self._received)
-            found = build.listen_datagrams(self.reactor, number, address, protocol, optional=bool(self._ports))
-            if found is not None:
-                self._sockets.append(protocol)
-                self._ports.append(found)
-                if settings.port is not None:
-                    number = build.port_number(found)
+            self._ports.append(build.adopt_datagrams(self.reactor, settings.port, protocol))
+            self._sockets.append(protocol)
+        else:
+            self._open(int(settings.port or 0))
         if settings.port is not None:
             self.tell_listening([port.getHost() for port in self._ports], "datagrams")
         if not settings.raw:
@@ -106,6 +114,17 @@ class RawDatagramService(EndpointService):
             host, port = split_host_port(settings.peer)
             self._look_up(host, port)
         self.ends.start_input(self, failed=self.watch.fail, ended=self.watch.changed)
+
+    def _open(self, number: int) -> None:
+        settings = self.settings
+        for address in build.interfaces(settings.bind, self.peer_host):
+            protocol = RawDatagramProtocol(self._received)
+            found = build.listen_datagrams(self.reactor, number, address, protocol, optional=bool(self._ports))
+            if found is not None:
+                self._sockets.append(protocol)
+                self._ports.append(found)
+                if settings.port is not None:
+                    number = build.port_number(found)
 
     def _look_up(self, host: str, port: int) -> None:
         address = plain_address(host)
@@ -122,7 +141,8 @@ class RawDatagramService(EndpointService):
                     return
             if not self._stopped:
                 self.watch.report(UnknownHost("the look-up found no address", host=host))
-                self._retry = self.reactor.callLater(build.LAST_RETRY / 2, self._look_up, host, port)
+                self._failed += 1
+                self._retry = self.reactor.callLater(self._policy(self._failed), self._look_up, host, port)
 
         self.resolver.look_up(host).addCallback(found)
 
@@ -147,7 +167,9 @@ class RawDatagramService(EndpointService):
         verdict = self.admission.judge(address[0])
         if isinstance(verdict, Deferred):
             if self._judging >= MAX_JUDGING:
-                self._log.say("judging", "dropped datagrams while their sender's address was looked up")
+                self.counters.reject(Rejected.TOO_MANY)
+                text = "dropped datagrams while their sender's address was looked up"
+                self._log.say("judging", notice("rejected", text, reason=Rejected.TOO_MANY.value))
                 return
             self._judging += 1
             verdict.addCallback(self._looked_up)
@@ -163,12 +185,16 @@ class RawDatagramService(EndpointService):
         host = str(plain_address(address[0]) or address[0])
         text = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
         if not admitted:
-            self._log.say(source_of(host), f"dropped a datagram from {text}: datagrams are taken {self.admission}; use --allow")
+            self.counters.reject(Rejected.NOT_ALLOWED)
+            why = f"dropped a datagram from {text}: datagrams are taken {self.admission}; use --allow"
+            self._log.say(source_of(host), notice("rejected", why, address=text, reason=Rejected.NOT_ALLOWED.value))
             return
         if self._target is None and self.settings.peer is None:
             # Listening only: the own input goes to whoever spoke first.
             self._aim((host, address[1]))
         self._heard = self.reactor.seconds()
+        self.counters.batches_in += 1
+        self.counters.bytes_in += len(datagram)
         if self._origin is None:
             return
         self._origin.peer_text = text
@@ -179,7 +205,8 @@ class RawDatagramService(EndpointService):
         try:
             self._origin.message(datagram)
         except MessageTooLong as error:
-            self.watch.voice.complain(str(error))
+            self.counters.reject(Rejected.TOO_LONG)
+            self._problems.say(source_of(host), notice("rejected", str(error), address=text, reason=Rejected.TOO_LONG.value))
         if self._origin.waiting > OUTPUT_HIGH_WATER and not self._paused:
             # What does not fit into the kernel's buffer meanwhile is lost, as UDP has it.
             self._paused = True
@@ -247,7 +274,8 @@ class RawDatagramService(EndpointService):
     def end_input(self, *, wanted: bool = True) -> None:
         """The input has ended. A person who leaves waits for nobody; a pipe or a file waits for somebody to come."""
         if not wanted and self._target is None and self._queue:
-            self.watch.voice.complain(f"not sent: {len(self._queue)} messages ({self._queued} bytes), for nobody was there")
+            text = f"not sent: {len(self._queue)} messages ({self._queued} bytes), for nobody was there"
+            self.watch.voice.complain(notice("undelivered", text))
             self._queue.clear()
             self._queued = 0
 
@@ -270,12 +298,15 @@ class RawDatagramService(EndpointService):
             try:
                 sent = protocol.send(self._queue[0], (host, self._target[1]))
             except OSError as problem:
-                self.watch.voice.complain(f"a datagram to {host} was not sent: {problem.strerror or problem}")
+                self._problems.say("unsent", f"a datagram to {host} was not sent: {problem.strerror or problem}")
                 sent = True
             if not sent:
                 self._call = self.reactor.callLater(0.001, self._send)
                 return
-            self._queued -= len(self._queue.popleft())
+            size = len(self._queue.popleft())
+            self._queued -= size
+            self.counters.batches_out += 1
+            self.counters.bytes_out += size
         if self._queue:
             self._call = self.reactor.callLater(0, self._send)
         else:

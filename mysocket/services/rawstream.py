@@ -21,7 +21,10 @@ from mysocket.core.ending import Own, PeerFacts, Policy, Progress
 from mysocket.core.wire import Input
 from mysocket.ends.plain import RawOrigin
 from mysocket.ends.stdio import Ends
+from mysocket.ends.words import Words
 from mysocket.errors import MySocketError, RawReset
+from mysocket.metrics import Rejected
+from mysocket.notices import notice
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
 from mysocket.watch import Voice
@@ -59,6 +62,7 @@ class RawStreamService(EndpointService):
         self._dialling: Deferred[Any] | None = None
         self._policy = build.retry_policy(random.random)
         self._log = RateLimitedLog(voice.tell, reactor)
+        self._words = Words(voice.tell, reactor.seconds, about="connections")
         self._closed: Deferred[None] | None = None
 
     # Subject of the watch -------------------------------------------------------------------------------------------------------
@@ -82,6 +86,14 @@ class RawStreamService(EndpointService):
     def alone_since(self) -> float | None:
         return None if self._carrier is not None or self._peer_ended else self._alone_since
 
+    @property
+    def linked(self) -> bool:
+        return self._carrier is not None
+
+    @property
+    def open_connections(self) -> int:
+        return (self._carrier is not None) + len(self._judging) + len(self._next)
+
     # Starting -------------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -103,6 +115,7 @@ class RawStreamService(EndpointService):
 
     def _not_dialled(self, _: Failure) -> None:
         self._dialling = None
+        self.counters.dials_failed += 1
         self._dial_later()
 
     def _dial_later(self) -> None:
@@ -119,7 +132,7 @@ class RawStreamService(EndpointService):
         host = getattr(carrier.connected_to, "host", None)
         verdict = self.admission.judge(host)
         if isinstance(verdict, Deferred) and len(self._judging) >= MAX_NEXT:
-            self._turn_away(carrier)
+            self._turn_away(carrier, Rejected.TOO_MANY)
         elif isinstance(verdict, Deferred):
             carrier.pause()
             self._judging.append(carrier)
@@ -139,9 +152,12 @@ class RawStreamService(EndpointService):
         else:
             self._turn_away(carrier)
 
-    def _turn_away(self, carrier: RawProtocol) -> None:
-        text = f"closed a connection from {address_text(carrier.connected_to)}: connections are taken {self.admission}"
-        self._log.say(source_of(getattr(carrier.connected_to, "host", None)), f"{text}; use --allow to take more")
+    def _turn_away(self, carrier: RawProtocol, why: Rejected = Rejected.NOT_ALLOWED) -> None:
+        self.counters.reject(why)
+        address = address_text(carrier.connected_to)
+        text = f"closed a connection from {address}: connections are taken {self.admission}; use --allow to take more"
+        source = source_of(getattr(carrier.connected_to, "host", None))
+        self._log.say(source, notice("rejected", text, address=address, reason=why.value))
         carrier.close()
 
     def _take(self, carrier: RawProtocol) -> None:
@@ -153,13 +169,15 @@ class RawStreamService(EndpointService):
                 carrier.pause()
                 self._next.append(carrier)
             else:
+                self.counters.reject(Rejected.TOO_MANY if self._keep_open else Rejected.BUSY)
                 carrier.close()
             return
         # An input that ended before has been half-closed once. A later connection (-k) is closed when its peer ends: a half-close
         # at once would make socat give up half a second later, in the middle of what it sends.
+        self.counters.connections += 1
         self._carrier, self._ever, self._peer_ended, self._shut = carrier, True, False, self.ends.input_ended
         text = address_text(carrier.connected_to)
-        self.watch.tell(f"connected {'to' if carrier.dialler else 'with'} {text}")
+        self._words.say(notice("connected", f"connected {'to' if carrier.dialler else 'with'} {text}", address=text))
         if self._sink is not None:
             self._origin = RawOrigin(
                 self._sink, cut_lines=self._sink.whole, max_message=self.settings.max_message, on_written=self._written
@@ -175,6 +193,8 @@ class RawStreamService(EndpointService):
         if carrier is not self._carrier:
             return
         self._began = True
+        self.counters.batches_in += 1
+        self.counters.bytes_in += len(data)
         if self._origin is None:
             return
         try:
@@ -240,7 +260,8 @@ class RawStreamService(EndpointService):
             error = RawReset(reason.getErrorMessage(), peer=address_text(carrier.connected_to))
             if self._keep_open:
                 self._peer_ended = True
-                self.watch.tell(str(error))
+                address = address_text(carrier.connected_to)
+                self._words.say(notice("disconnected", str(error), address=address, reason=error.text))
             else:
                 self.watch.fail(error)
         if self._next and self._carrier is None:
@@ -268,6 +289,8 @@ class RawStreamService(EndpointService):
             self._began = True
             for piece in pieces:
                 self._carrier.send(piece.payload)
+                self.counters.batches_out += 1
+                self.counters.bytes_out += len(piece.payload)
         return 0
 
     def end_input(self, *, wanted: bool = True) -> None:

@@ -15,7 +15,8 @@ from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.batch import cutter
 from mysocket.ends.intake import Source
 from mysocket.ends.listeners import MAX_QUEUED, ConnectionSource, DatagramSource
-from mysocket.errors import MySocketError
+from mysocket.ends.worker import Worker
+from mysocket.notices import notice
 from mysocket.services.inputs import HIGH_WATER, Inputs, StandardTaker, Waiting
 from mysocket.services.outlet import Outlet
 from mysocket.settings import Settings
@@ -115,21 +116,24 @@ class NamedInputs:
 
     def _tell(self, spec: Spec, ports: list[IListeningPort], things: str) -> None:
         where = " and ".join(address_text(port.getHost()) for port in ports)
-        self._watch.tell(f"input {spec}: listening on {where} ({things} are taken {self._admission})")
+        text = f"input {spec}: listening on {where} ({things} are taken {self._admission})"
+        self._watch.tell(notice("listening", text, addresses=where, takes=str(self._admission), input=str(spec)))
 
     def _open_file(self, spec: Spec, waiting: Waiting) -> Source:
-        from mysocket.ends.follow import Follower, bookmark_name
+        from mysocket.ends.follow import Follower
         from mysocket.ends.following import FileSource
+        from mysocket.ends.place import bookmark_name
 
+        name = bookmark_name(spec.target)
         follower = Follower(
             spec.target,
             follow=spec.place is Place.FOLLOW,
             cut=self._settings.cut,
             max_message=self._settings.max_message,
-            place=self._bookmarks.get(bookmark_name(spec.target)) if self._bookmarks is not None else None,
+            place=self._bookmarks.get(name) if self._bookmarks is not None else None,
         )
-        return FileSource(follower, waiting)
-
-    def failed(self, error: MySocketError) -> None:
-        """An input cannot be read any more."""
-        self._watch.fail(error)
+        # A thread for each: a server of files that does not answer holds up no other.
+        hand = Worker(self._reactor.callFromThread)
+        return FileSource(
+            follower, waiting, name=name, clock=self._reactor, hand=hand, failed=self._watch.fail, reactor=self._reactor
+        )

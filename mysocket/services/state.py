@@ -70,6 +70,8 @@ def state(service: LinkService, greeting: Greeting, since: float, backlog: Backl
         },
         "inbox": _inbox(inbox, pid_of) if inbox is not None else None,
         "downloads": _downloads(service.downloads) if service.downloads is not None else None,
+        "inputs": [facts._asdict() for facts in service.input_facts],
+        "outputs": [facts._asdict() for facts in service.output_facts],
         "full": service.full or None,
         "state_lost": str(service.watch.error) if service.watch.error is not None else None,
     }

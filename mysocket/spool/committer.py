@@ -27,6 +27,7 @@ import lmdb
 from mysocket import failpoints
 from mysocket.core.batch import Bytes, count
 from mysocket.errors import DiskFailed, MySocketError
+from mysocket.metrics import CommitTimes
 from mysocket.spool import inbox
 from mysocket.spool.changes import DELETED_AT_ONCE, Changes
 from mysocket.spool.output import OutputFile
@@ -64,6 +65,9 @@ class Committer:
         self._post = post
         self._output = output
         self._queue = Queue(now)
+        self._now = now
+        #: How long commits take; observed by the committer thread.
+        self.times = CommitTimes()
         self._clean = False
         self._committed_row = output.row if output is not None else {}
         # The rest belongs to the committer thread.
@@ -154,6 +158,11 @@ class Committer:
             self._queue.closing, self._clean = done, clean
             self._queue.wake.notify()
 
+    @property
+    def abandoned(self) -> bool:
+        """Has the thread ended, and nobody had asked it to? Then nothing will ever be committed."""
+        return self._thread is not None and not self._thread.is_alive() and self._queue.closing is None
+
     # For the committer thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -228,6 +237,7 @@ class Committer:
             if not group.changes:
                 self._space.changed()
                 return
+            began = self._now()
             try:
                 calls = self._commit(group)
             except lmdb.MapFullError:
@@ -235,6 +245,7 @@ class Committer:
             except lmdb.Error as problem:
                 self._refused(group, problem)
             else:
+                self.times.spool.observe(self._now() - began)
                 over = {"retire", *(["output"] if group.items and not rest else [])}
                 if group.batches and not self._queue.batches_wait:
                     over.add("spool")
@@ -262,8 +273,10 @@ class Committer:
                 self._reopen(self._output)
         if not data or self._output is None:
             return []
+        began = self._now()
         written = self._output.write(data)
         self._output.sync()
+        self.times.output.observe(self._now() - began)
         failpoints.reach("R7")
         if written == len(data):
             return []

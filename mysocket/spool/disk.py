@@ -114,6 +114,8 @@ class DiskSpool:
         self._closed = False
         self._behind: deque[tuple[int, Change]] = deque()  # what is to be committed behind a position
         self._committer = Committer(store, listener=self, post=post, output=output, now=now)
+        #: How long commits take.
+        self.times = self._committer.times
         self._ledger = DiskLedger(self._committer, entries, repeats=not state.clean)
         self.ledger: Ledger = self._ledger
         self.output = SpoolOutput(self._committer) if output is not None else None
@@ -313,6 +315,11 @@ class DiskSpool:
     def flush(self, done: Callable[[], None]) -> None:
         """Call ``done`` when all that was given is committed, or cannot be."""
         self._committer.flush(done)
+
+    @property
+    def abandoned(self) -> bool:
+        """Will nothing ever be committed any more, though nobody has closed it?"""
+        return self._committer.abandoned
 
     # Who we are, and whom this is for -------------------------------------------------------------------------------------------
 

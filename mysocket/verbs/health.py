@@ -198,6 +198,30 @@ def _waiting(state: Part, now: float) -> Iterator[Row]:
         yield Row("receiving", f"{name} from {peer}: {size_text(download.size('offset'))}{of}")
     if len(downloads) > ROWS:
         yield Row("", f"and {_count(len(downloads) - ROWS, 'more file')}; --json lists them")
+    yield from (Row("input", _input(each)) for each in state.parts("inputs")[:ROWS])
+    yield from (Row("output", _output(each)) for each in state.parts("outputs")[:ROWS])
+
+
+def _input(part: Part) -> str:
+    said = ["has ended" if part.flag("ended") else f"{size_text(part.size('bytes'))} accepted"]
+    for what in ("connection", "rejected", "dropped"):
+        number = part.size("connections" if what == "connection" else what)
+        if number:
+            said.append(_count(number, what) if what == "connection" else f"{number} {what}")
+    if part.size("waiting"):
+        said.append(f"{size_text(part.size('waiting'))} wait for room")
+    return f"{part.text('name')}: {', '.join(said)}"
+
+
+def _output(part: Part) -> str:
+    said = [f"{size_text(part.size('written'))} written"]
+    if part.flag("connected") is not None:
+        said.insert(0, "connected" if part.flag("connected") else f"not connected ({part.text('error') or 'being dialled'})")
+    if part.size("lost"):
+        said.append(f"{_count(part.size('lost'), 'connection')} lost")
+    if part.size("waiting"):
+        said.append(f"{size_text(part.size('waiting'))} wait")
+    return f"{part.text('name')}: {', '.join(said)}"
 
 
 # The inbox ----------------------------------------------------------------------------------------------------------------------

@@ -17,12 +17,21 @@ import pytest
 from tests.support.processes import Program, free_port
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("setup.py", "MANIFEST.in", "LICENSE", "README.md", "mysocket", "twisted")
+PARTS = ("setup.py", "MANIFEST.in", "LICENSE", "README.md", "NEWS.md", "tox.ini", "mysocket", "twisted", "docs")
+#: What is installed beside the code: where, and what of the checkout.
+DATA = {
+    "share/man/man1": ["docs/man/mysocket.1"],
+    "share/bash-completion/completions": ["docs/completions/mysocket"],
+    "share/zsh/site-functions": ["docs/completions/_mysocket"],
+    "share/fish/vendor_completions.d": ["docs/completions/mysocket.fish"],
+    "share/doc/mysocket": ["README.md", "NEWS.md", "docs/*.md"],
+}
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environ: str) -> str:
     """stdout of a command which knows nothing of this environment, and must end with status 0."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "COV"))}
+    kept |= environ
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} left with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -78,7 +87,91 @@ def assert_at_home(bin_directory: Path, elsewhere: Path) -> None:
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mysocket").rglob("*.py")}
-    assert files == modules | {"mysocket/py.typed", "twisted/plugins/mysocket_plugin.py"}
+    data = {name.partition(".data/data/")[2] for name in files if ".data/data/" in name}
+    assert data == expected_data()
+    assert {name for name in files if ".data/" not in name} == modules | {
+        "mysocket/py.typed",
+        "twisted/plugins/mysocket_plugin.py",
+    }
+
+
+def expected_data() -> set[str]:
+    found = {f"{to}/{path.name}" for to, patterns in DATA.items() for pattern in patterns for path in ROOT.glob(pattern)}
+    units = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs/systemd").rglob("*") if path.is_file()}
+    return found | {f"share/doc/mysocket/{unit}" for unit in units}
+
+
+def test_the_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """What a wheel is made of is in it, and what a person needs who reads it: documents, tests, how they are made."""
+    checkout = copy_checkout(tmp_path / "checkout")
+    builder = empty_environment(tmp_path / "builder")
+    run(builder / "pip", "install", "-q", "setuptools", cwd=tmp_path)
+    run(builder / "python", "setup.py", "-q", "sdist", "-d", tmp_path / "dist", cwd=checkout)
+    (packed,) = (tmp_path / "dist").iterdir()
+    shutil.unpack_archive(packed, tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert (unpacked / "docs/manual.py").exists()
+    run(builder / "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "again", unpacked, cwd=tmp_path)
+    (again,) = (tmp_path / "again").iterdir()
+    first, second = ({name for name in zipfile.ZipFile(one).namelist() if ".dist-info/" not in name} for one in (wheel, again))
+    assert second == first
+
+
+@pytest.fixture(scope="module")
+def documented(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and nothing that it needs to run: its man page and completions need nothing."""
+    work = tmp_path_factory.mktemp("documented")
+    bin_directory = empty_environment(work / "environment")
+    run(bin_directory / "pip", "install", "-q", "--no-deps", wheel, cwd=work)
+    return bin_directory.parent
+
+
+def missing(command: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(command) is None, reason=f"{command} is not installed")
+
+
+def test_documents_are_installed(documented: Path) -> None:
+    there = {path.relative_to(documented).as_posix() for path in (documented / "share").rglob("*") if path.is_file()}
+    assert there >= expected_data()
+
+
+@missing("man")
+def test_man_finds_the_page_by_the_path(documented: Path, tmp_path: Path) -> None:
+    environ = {"PATH": f"{documented}/bin:{os.environ['PATH']}", "MANPATH": ""}
+    shown = run("man", "-P", "cat", "mysocket", cwd=tmp_path, **environ)
+    if "has been minimized" in shown:
+        pytest.skip("the man of this system shows no pages")
+    assert "netcat for messages that must arrive" in shown
+    assert run("man", "-w", "mysocket", cwd=tmp_path, **environ).strip() == str(documented / "share/man/man1/mysocket.1")
+
+
+COMPLETE = "COMP_LINE='mysocket --recv' COMP_POINT=15 COMP_CWORD=1 COMP_WORDS=(mysocket --recv)"
+
+
+@missing("bash")
+def test_bash_completes_from_what_is_installed(documented: Path, tmp_path: Path) -> None:
+    installed = documented / "share/bash-completion/completions/mysocket"
+    script = f". '{installed}'; {COMPLETE}; _mysocket; echo $COMPREPLY; complete -p mysocket"
+    assert run("bash", "-c", script, cwd=tmp_path) == "--recv-only\ncomplete -F _mysocket mysocket\n"
+
+
+@missing("zsh")
+def test_zsh_knows_what_is_installed(documented: Path, tmp_path: Path) -> None:
+    script = (
+        f"fpath=('{documented}/share/zsh/site-functions' $fpath); autoload -Uz compinit; compinit -D -u; print $_comps[mysocket]"
+    )
+    assert run("zsh", "-f", "-c", script, cwd=tmp_path) == "_mysocket\n"
+
+
+@missing("fish")
+def test_fish_finds_what_is_installed(documented: Path, tmp_path: Path) -> None:
+    environ = {
+        "XDG_DATA_DIRS": f"{documented}/share:/usr/local/share:/usr/share",
+        "PATH": f"{documented}/bin:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
+    shown = run("fish", "-c", "complete -C 'mysocket --recv'", cwd=tmp_path, **environ)
+    assert shown.startswith("--recv-only\t")
 
 
 def test_the_wheel_installs_runs_and_leaves_twisted_whole(wheel: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tour of the README, typed as it is written: what it prints is what is written there.
+"""The tours of the documents, typed as they are written: what they print is what is written there.
 
 Two things are not taken literally: the ports, and `timeout 1`, which here ends a command not after a second but when it has shown
 what it has to show. On a busy machine a second may be too short.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,9 +39,9 @@ class Step(NamedTuple):
     shown: list[str]
 
 
-def tour() -> Iterator[Step]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (part,) = re.findall(r"^### A tour\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+def tour(document: str) -> Iterator[Step]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    (part,) = re.findall(r"^##+ A tour\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in re.findall(r"^```\n(.*?)^```", part, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
     step: Step | None = None
     for line in lines:
@@ -65,11 +66,11 @@ class Shell:
         (directory / "bin" / "timeout").chmod(0o755)
         path = f"{directory / 'bin'}:{SCRIPTS}:{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "XDG_RUNTIME_DIR": str(directory)}
-        self.ports = {"9000": str(free_port()), "9001": str(free_port())}
+        self.ports = {port: str(free_port()) for port in ("9000", "9001", "9100", "9200")}
 
     def type(self, step: Step) -> list[str]:
         """What the command prints."""
-        command = re.sub("900[01]", lambda found: self.ports[found[0]], step.command)
+        command = re.sub("|".join(self.ports), lambda found: self.ports[found[0]], step.command)
         (self.directory / "shown").unlink(missing_ok=True)
         with subprocess.Popen(
             ["bash", "-c", command], cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -119,14 +120,18 @@ def likeness(line: str) -> object:
     if line.startswith("{"):
         fields = json.loads(line)
         return sorted(fields), fields["text"], fields["position"]
-    return re.split(r" {2,}", line)[0]
+    # Figures of metrics, and positions, are the same every time; the rest of a row is of this machine and this moment.
+    return line if line.startswith(("mysocket_", "acknowledged")) else re.split(r" {2,}", line)[0]
 
 
-def test_the_tour_prints_what_is_written(shell: Shell) -> None:
-    steps = list(tour())
+@pytest.mark.parametrize(("document", "tools"), [("README.md", ()), ("docs/operations.md", ("nc", "curl"))])
+def test_the_tour_prints_what_is_written(shell: Shell, document: str, tools: tuple[str, ...]) -> None:
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        pytest.skip(f"missing: {', '.join(missing)}")
+    steps = list(tour(document))
     assert len(steps) > 15
     for step in steps:
         printed = shell.type(step)
-        if "status" in step.command and step.shown[0].startswith("linked"):
+        if "status" in step.command and step.shown[0].startswith("linked") and not step.shown[1:]:
             printed = printed[:1]  # the first row is shown
         assert [likeness(line) for line in printed] == [likeness(line) for line in step.shown], step.command

@@ -22,14 +22,14 @@ from tests.support.processes import MYSOCKET, PIPE, Program, acquaint, wait_unti
 TOOLS = ("ip", "ss", "nft", "nsenter")
 LINK = "link0"  # the name of the veth end in both namespaces
 
-# Every segment but the first of a connection and the last: what an established connection sends.
-_RESET_TABLE = """
-table inet mys_reset {
-    chain in {
+# Every segment on the wire but the first of a connection and the last: what an established connection sends.
+_RESET_TABLE = f"""
+table inet mys_reset {{
+    chain in {{
         type filter hook input priority 0;
-        tcp flags & (syn | rst) == 0 counter reject with tcp reset
-    }
-}
+        meta iifname "{LINK}" tcp flags & (syn | rst) == 0 counter reject with tcp reset
+    }}
+}}
 """
 _LOSS_TABLE = """
 table inet mys_loss {{

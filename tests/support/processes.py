@@ -250,6 +250,7 @@ class Program:
     descriptor.
     `stdout`: PIPE (collected), a Path (created or emptied), DEVNULL, CLOSED, or a descriptor. stderr is always collected.
     `group`: a shell with children; they form a process group of their own, which is killed with it.
+    `pass_fds`: further descriptors that it gets, under the numbers that they have here.
     Use it as a context manager: on the way out the process is killed, by pid, if it still runs.
     """
 
@@ -263,6 +264,7 @@ class Program:
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         group: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.argv = [str(word) for word in argv]
         self.partners: list[Program] = []
@@ -284,6 +286,7 @@ class Program:
                 cwd=cwd or ROOT,
                 env=_environment(env),
                 start_new_session=group,
+                pass_fds=tuple(pass_fds),
             )
         self._err = Collector(err_read)
         if isinstance(stdin, bytes):
@@ -294,7 +297,7 @@ class Program:
         command = self.argv
         if netns is not None:
             command = ["nsenter", f"--net=/run/netns/{netns}", "--", *command]
-        closing = ("<&- " if stdin == CLOSED else "") + (">&- " if stdout == CLOSED else "")
+        closing = ("<&- " if _is_closed(stdin) else "") + (">&- " if _is_closed(stdout) else "")
         return ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", *command] if closing else command
 
     def _child_stdin(self, stdin: bytes | Path | int, opened: contextlib.ExitStack) -> int:
@@ -305,7 +308,7 @@ class Program:
             opened.callback(os.close, read)
             self._feeder = Feeder(write)
             return read
-        return DEVNULL if stdin == CLOSED else stdin
+        return DEVNULL if _is_closed(stdin) else stdin
 
     def _child_stdout(self, stdout: Path | int, opened: contextlib.ExitStack) -> int:
         if isinstance(stdout, Path):
@@ -315,7 +318,7 @@ class Program:
             opened.callback(os.close, write)
             self._out = Collector(read)
             return write
-        return DEVNULL if stdout == CLOSED else stdout
+        return DEVNULL if _is_closed(stdout) else stdout
 
     # Looking
 
@@ -600,6 +603,10 @@ def pair(
         two = stack.enter_context(mysocket("-p", there, "--peer", f"{host}:{here}", *second, **(second_is or {})))
         acquaint(one, two)
         yield one, two
+
+
+def _is_closed(descriptor: bytes | Path | int) -> bool:
+    return isinstance(descriptor, int) and descriptor == CLOSED
 
 
 def _environment(extra: dict[str, str] | None) -> dict[str, str]:

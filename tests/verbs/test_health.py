@@ -308,3 +308,36 @@ def test_files_that_come_are_shown() -> None:
     assert any("and 10 more files; --json lists them" in row for row in many)
     for nothing in (None, [], "x", [3], [{}]):
         assert rows(changed(downloads=nothing), NOW)
+
+
+def test_inputs_and_outputs_are_shown() -> None:
+    inputs = [
+        {
+            "name": "follow:app.log",
+            "bytes": 1_200_000,
+            "dropped": 0,
+            "rejected": 0,
+            "connections": 0,
+            "waiting": 0,
+            "ended": False,
+        },
+        {"name": "udp:514", "bytes": 5, "dropped": 3, "rejected": 2, "connections": 1, "waiting": 70, "ended": False},
+        {"name": "a.csv", "bytes": 5, "ended": True},
+    ]
+    outputs = [
+        {"name": "all.log", "connected": None, "written": 1_200_000, "waiting": 0, "lost": 0, "error": None},
+        {"name": "tcp:siem:514", "connected": False, "written": 7, "waiting": 12, "lost": 2, "error": "nobody listens"},
+        {"name": "tcp:b:1", "connected": True, "written": 7},
+    ]
+    text = [str(row) for row in rows(changed(inputs=inputs, outputs=outputs), NOW)]
+    for row in (
+        "input         follow:app.log: 1.2 MB accepted",
+        "input         udp:514: 5 bytes accepted, 1 connection, 2 rejected, 3 dropped, 70 bytes wait for room",
+        "input         a.csv: has ended",
+        "output        all.log: 1.2 MB written",
+        "output        tcp:siem:514: not connected (nobody listens), 7 bytes written, 2 connections lost, 12 bytes wait",
+        "output        tcp:b:1: connected, 7 bytes written",
+    ):
+        assert row in text
+    for nothing in (None, [], "x", [3], [{}]):
+        assert rows(changed(inputs=nothing, outputs=nothing), NOW)

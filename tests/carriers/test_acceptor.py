@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from mysocket.control.acceptor import AT_ONCE, PAUSE, Acceptor
+from mysocket.carriers.acceptor import AT_ONCE, PAUSE, Acceptor
 
 
 class Reactor(Clock):
