@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from ipaddress import ip_address
 from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, text)
     except Exception as problem:  # the parsers of endpoints are plugins, and raise what they like
-        raise CannotListen(_why_no_endpoint(problem), where=text) from None
+        raise CannotListen(_why_no_endpoint(problem, text), where=text) from None
     return endpoint
 
 
@@ -85,13 +86,13 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = endpoints.clientFromString(reactor, text)
     except Exception as problem:
-        raise UsageError(f"{text!r} is no client endpoint: {_why_no_endpoint(problem)}") from None
+        raise UsageError(f"{text!r} is no client endpoint: {_why_no_endpoint(problem, text)}") from None
     return endpoint
 
 
-def _why_no_endpoint(problem: Exception) -> str:
-    if isinstance(problem, ImportError):
-        return f"it needs {problem.name or problem}, which is not installed (for TLS: pip install 'twisted[tls]')"
+def _why_no_endpoint(problem: Exception, text: str) -> str:
+    if text.partition(":")[0] in ("ssl", "tls") and find_spec("OpenSSL") is None:
+        return "TLS needs what is not installed here: pip install 'twisted[tls]'"
     return str(problem) or type(problem).__name__
 
 
