@@ -1,7 +1,7 @@
 """A :class:`twisted.internet.task.Clock` for thousands of timers.
 
-Twisted's own sorts all its calls whenever one is added or made: with 10,000 of them that is a millisecond each time. This one has a
-heap. tests/carriers/test_storm.py lets both do the same, and compares.
+Twisted's own sorts all its calls whenever one is added or made: with 10,000 of them that is a millisecond each time. This one has
+a heap. tests/carriers/test_storm.py lets both do the same, and compares.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ network, the kernel and the hub are a model:
 
 * A connection to a hub whose process is gone is refused, and the attempt has failed a moment later. To one whose machine is gone
   there is no answer: the SYN is sent again 1, 3, 7 and 15 s after the first, and after 30 s the attempt has failed.
-* The kernel keeps BACKLOG connections that were not accepted. A SYN beyond is dropped, and sent again as above. If there is room no
-  more for the last packet of TCP's handshake, the sender takes the connection for made, and that is sent again too.
+* The kernel keeps BACKLOG connections that were not accepted. A SYN beyond is dropped, and sent again as above. If there is room
+  no more for the last packet of TCP's handshake, the sender takes the connection for made, and that is sent again too.
 * HELLO comes with that last packet, or shortly after.
-* The hub's process works in turns, as Twisted's reactor does. In each it accepts as many connections as Twisted's Port would, asks
-  the real StrangerLimit about each, and reads the HELLO of those that it took before. All of this costs CPU time, and while it
-  works, others wait.
+* The hub's process works in turns, as Twisted's reactor does. In each it accepts as many connections as Twisted's Port would,
+  asks the real StrangerLimit about each, and reads the HELLO of those that it took before. All of this costs CPU time, and while
+  it works, others wait.
 
 What senders have to say when they are back is no part of it.
 """

@@ -107,6 +107,8 @@ Examples:
         remove the file only when the other side has it
   mysocket -p 9001 --allow 10.0.0.0/8 -k --output all.log
         collect from many senders
+  mysocket --peer hub:9001 --spool ~/app-spool --input follow:app.log
+        send what is written to a log, through its rotation and crashes
   mysocket --raw -u -p 5140 --allow 192.0.2.0/24 -k
         show the datagrams of a device
 
@@ -115,6 +117,16 @@ Verbs, each with options of its own (mysocket VERB --help):
 
 Exit status 0 means: everything given here has been acknowledged by the peer.
 """
+
+
+def _folded(text: str, indent: int, width: int = 80) -> str:
+    """Text in lines, the further ones indented. What stands in brackets stays together."""
+    from re import sub
+    from textwrap import fill
+
+    glued = sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\0"), text)
+    options = {"break_long_words": False, "break_on_hyphens": False}
+    return fill(glued, width, subsequent_indent=" " * indent, **options).replace("\0", " ")  # type: ignore[arg-type]
 
 
 def _argument_parser(
@@ -128,7 +140,7 @@ def _argument_parser(
 
     parser = Parser(
         prog=program,
-        usage="\n       ".join(usage),
+        usage="\n       ".join(_folded(form, 15, 73) for form in usage),
         description=description,
         epilog=epilog,
         formatter_class=RawDescriptionHelpFormatter,
@@ -153,10 +165,10 @@ def parse_command_line(argv: Sequence[str]) -> Settings:
     """The Settings of the console script's arguments. Anything wrong leaves the program: status 2, ``mysocket: …`` on stderr."""
     from mysocket.settings import CLASSIC, DIAL, LISTEN, settings  # verbs have none
 
-    verbs = "\n".join(f"  {verb.name}\n        {verb.help}" for verb in VERBS.values())
+    verbs = "\n".join(f"  {verb.name}\n{_folded(f'        {verb.help}', 8)}" for verb in VERBS.values())
     parser = _argument_parser(
         PROGRAM,
-        [CLASSIC, "mysocket [options] -p PORT --peer HOST:PORT", DIAL, LISTEN, *(verb.form for verb in VERBS.values())],
+        [CLASSIC, "mysocket [options] -p PORT --peer HOST:PORT", DIAL, LISTEN, f"mysocket {'|'.join(VERBS)} …"],
         "Netcat for messages that must arrive: in order, exactly once, acknowledged.",
         EPILOG.format(verbs=verbs),
         OPTIONS,
@@ -189,7 +201,7 @@ def parse_verb(verb: Verb, argv: Sequence[str]) -> tuple[list[Any], dict[str, An
         long, _, value = spelled[2:].partition("=")
         if long in ANSWERS:
             # argparse takes as long to import as all the rest, and only formats the help.
-            text = f"{verb.help[0].upper()}{verb.help[1:]}."
+            text = _folded(f"{verb.help[0].upper()}{verb.help[1:]}.", 0)
             _argument_parser(program, [verb.form], text, "", verb.options).parse_args(options)
         read = True if table[long].kind == FLAG else table[long].read(value)
         values[long] = (*values.get(long, ()), read) if table[long].kind == REPEAT else read

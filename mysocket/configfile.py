@@ -171,6 +171,8 @@ def _check_syntax(text: str, name: str) -> None:
 def _hint(what: str) -> str:
     if what.startswith(("Invalid value", "Expected newline")):
         return '; text is written in quotes, as peer = "hub:9001"'
+    if what == r"Illegal character '\n'":
+        return "; a text in quotes ends in the line it begins in"
     return "; each option is written as NAME = VALUE" if what.startswith(("Invalid statement", "Expected '='")) else ""
 
 

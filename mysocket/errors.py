@@ -94,7 +94,7 @@ class AnotherPeer(MySocketError):
 
 
 class PortTaken(MySocketError):
-    """Cannot listen on {where}: {text}. {holder}; choose another with -p, or end that program."""
+    """Cannot listen on {where}: {text}. {holder}; choose another, or end that program."""
 
     status = USAGE
 
@@ -325,8 +325,8 @@ class WholeTooLong(MySocketError):
 
 
 class PlaceUnknown(MySocketError):
-    """What the spool says about how far the input {where} was read cannot be understood: {text}. Stopped, because nobody could say
-    what would be sent twice. Use the version of MySocket that wrote it; or give the file another name (ln -s), under which it
+    """What the spool says about how far the input {where} was read cannot be understood: {text}. Stopped, because nobody could
+    say what would be sent twice. Use the version of MySocket that wrote it; or give the file another name (ln -s), under which it
     counts as one that was never read."""
 
     status = USAGE

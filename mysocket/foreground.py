@@ -12,7 +12,7 @@ from mysocket.ends.progress import ProgressLine
 from mysocket.errors import FAILED, INTERRUPTED, TERMINATED, MySocketError
 from mysocket.logs import Lines, is_journal
 from mysocket.notices import failure
-from mysocket.runtime import SignalWaker, install_asyncio, use_monotonic_time
+from mysocket.runtime import SignalWaker, install_asyncio, use_all_descriptors, use_monotonic_time
 from mysocket.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run(settings: Settings, closed: set[int], write: Callable[[str], None]) -> i
     from twisted.internet import reactor
 
     use_monotonic_time(reactor)
+    use_all_descriptors()
     if settings.log_format == "json":
         from mysocket.services.observer import begin_json
 

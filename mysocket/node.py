@@ -24,7 +24,7 @@ from mysocket.ends.words import Words
 from mysocket.errors import AnotherPeer, MySocketError, StateLoss
 from mysocket.link import Link
 from mysocket.metrics import Counters
-from mysocket.notices import failure, notice
+from mysocket.notices import Notice, failure, notice
 from mysocket.receiving import Receiving
 from mysocket.spool.interface import DurableSpool, Spool
 from mysocket.spool.ledger import Entry
@@ -122,6 +122,8 @@ class Node:
         self._now = now
         self._watcher = watcher
         self._words = Words(watcher.tell, clock.seconds, about="links")
+        # Thousands who come back at once are not to hide that data of one of them is missing.
+        self._failures = Words(watcher.tell, clock.seconds, about="failures of links")
         self._finished: PeerFacts | None = None  # stands for all that have finished and gone
         self._closed: Deferred[None] | None = None
         self._own_link: Link | None = None  # the one that sends the own input
@@ -172,7 +174,8 @@ class Node:
             self._finished = facts
 
     def tell(self, text: str) -> None:
-        self._words.say(text)
+        grave = isinstance(text, Notice) and (text.level == "error" or text.event == "broken_off")
+        (self._failures if grave else self._words).say(text)
 
     def window(self) -> int:
         return max(1, min(WINDOW, WINDOW_BUDGET // max(1, len(self._up))))

@@ -61,7 +61,7 @@ class Option:
         """The value of `text`, or UsageError naming the option."""
         try:
             return self.parse(text)
-        except ValueError as error:
+        except (ValueError, UsageError) as error:
             raise UsageError(f"--{self.long}: {error}") from None
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -13,6 +14,10 @@ from zope.interface import implementer
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
+
+
+#: Descriptors that are enough for any hub.
+MOST_DESCRIPTORS = 65_536
 
 
 def install_asyncio() -> None:
@@ -30,6 +35,18 @@ def install_asyncio() -> None:
 def use_monotonic_time(reactor: Any) -> None:
     """Timers follow the monotonic clock. Twisted's follow the wall clock (twisted#2424): a step of it stops or fires them all."""
     reactor.seconds = time.monotonic
+
+
+def use_all_descriptors() -> None:
+    """Let this process open as many files and connections as it may. The soft limit exists for select(2), which is not used here.
+
+    A hub needs one for each of its senders. As with systemd's own daemons, the hard limit is the administrator's word.
+    """
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft < wanted:
+        with suppress(OSError, ValueError):
+            setrlimit(RLIMIT_NOFILE, (wanted, hard))
 
 
 @implementer(IReadDescriptor)

@@ -23,7 +23,7 @@ from mysocket.ends.stdio import Ends
 from mysocket.errors import ConnectionRefused, MySocketError
 from mysocket.logs import Lines, is_journal
 from mysocket.notices import failure, notice
-from mysocket.runtime import use_monotonic_time
+from mysocket.runtime import use_all_descriptors, use_monotonic_time
 from mysocket.services.base import EndpointService
 from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
@@ -89,9 +89,7 @@ def make_foreground(settings: Settings, reactor: Any, voice: Voice) -> EndpointS
 
 def make_daemon(settings: Settings, reactor: Any, voice: Voice) -> EndpointService:
     """The service of ``twistd``, which has neither stdin nor stdout."""
-    where = " and ".join(map(str, settings.outputs))
-    where = where or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
-    voice.tell(f"a daemon has no stdin: messages are handed to it by mysocket send; what it receives goes to {where}")
+    voice.tell(daemon_ends(settings))
     spool = _open_spool(settings, reactor, "service")
 
     def received(text: str) -> None:
@@ -99,6 +97,14 @@ def make_daemon(settings: Settings, reactor: Any, voice: Voice) -> EndpointServi
 
     ends = _ends(settings, reactor, What.CLOSED, voice, voice.tell, log=received, stays=True, spool=spool)
     return _compose(settings, reactor, voice, ends, spool=spool, attended=True)
+
+
+def daemon_ends(settings: Settings) -> str:
+    """What a daemon has instead of stdin and stdout, for its log."""
+    where = " and ".join(map(str, settings.outputs))
+    where = where or ("the log" if settings.spool is None else f"the inbox of {settings.spool}")
+    handed = "" if settings.recv_only else ": messages are handed to it by mysocket send"
+    return f"a daemon has no stdin{handed}" + ("" if settings.send_only else f"; what it receives goes to {where}")
 
 
 def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) -> IService:
@@ -111,6 +117,7 @@ def make_twistd_service(settings: Settings, parent: Mapping[str, Any] | None) ->
     from mysocket.services.observer import find_observer, writer
 
     use_monotonic_time(reactor)
+    use_all_descriptors()
     voice = Voice(writer(Logger("mysocket")), quiet=settings.quiet, verbose=settings.verbose)
     foreground = parent is not None and bool(parent.get("nodaemon"))
 

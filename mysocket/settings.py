@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,11 @@ class Settings:
         return tuple(spec for spec in self.inputs if spec.place is not Place.STANDARD)
 
     @property
+    def endless(self) -> bool:
+        """Is there an input that never ends?"""
+        return any(spec.place not in (Place.STANDARD, Place.FILE) for spec in self.inputs)
+
+    @property
     def writes_stdout(self) -> bool:
         """Is stdout an output?"""
         return not self.send_only and (not self.outputs or any(spec.place is Place.STANDARD for spec in self.outputs))
@@ -139,6 +145,23 @@ def _check_downloads(fields: Mapping[str, Any]) -> None:
         raise UsageError(f"--download-dir and {how} exclude each other: files need the MySocket protocol")
 
 
+def _check_files(inputs: Sequence[Spec], outputs: Sequence[Spec]) -> None:
+    """A file is read once, for it has one place in the spool, and not written to: all that arrives would be sent back."""
+    files = [spec for spec in inputs if spec.place in (Place.FILE, Place.FOLLOW)]
+    if not files:
+        return
+    from mysocket.ends.place import known_as
+
+    written = {os.path.realpath(spec.target) for spec in outputs if spec.place is Place.FILE}
+    known: dict[str, Spec] = {}
+    for spec in files:
+        first = known.setdefault(known_as(spec.target), spec)
+        if first is not spec:
+            raise UsageError(f"--input {first} and {spec} are the same file; give it once")
+        if os.path.realpath(spec.target) in written:
+            raise UsageError(f"--input {spec} is also an output: what arrives would be sent back; give another file")
+
+
 def _check_places(fields: Mapping[str, Any]) -> None:
     """Inputs and outputs, together with how the input is cut and what carries it."""
     inputs: tuple[Spec, ...] = fields["inputs"]
@@ -147,6 +170,7 @@ def _check_places(fields: Mapping[str, Any]) -> None:
         for spec in specs:
             if specs.count(spec) > 1:
                 raise UsageError(f"--{name} {spec} is given twice")
+    _check_files(inputs, outputs)
     if fields["raw"] or fields["udp"]:
         for spec in inputs:
             if spec.place is not Place.STANDARD:
@@ -194,8 +218,11 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
             f"endpoint string {without[0]!r}: there are none for UDP; write the port as a number (or systemd:…), the peer as "
             "HOST:PORT"
         )
+    endpoints += [spec.target for spec in fields["inputs"] if spec.place is Place.ENDPOINT and not spec.names_its_address]
     if fields["bind"] and endpoints:
-        raise UsageError(f"--bind does not reach into an endpoint string; {endpoints[0]!r} has to name the address itself")
+        raise UsageError(
+            f"--bind does not reach into an endpoint string; {endpoints[0]!r} has to name the address itself (:interface=ADDR)"
+        )
     if port is not None and port not in endpoints:
         port = _listener(port)
     if peer is not None and peer not in endpoints:

@@ -40,6 +40,10 @@ class Options(usage.Options):
             spelled, positionals, explain = with_config(*spell_out(sys.argv[1:] if options is None else options))
             super().parseOptions([*spelled, "--", *positionals])
         except UsageError as error:
+            if self.parent is not None:
+                # twistd would print all its help, with the error below it, and leave with 1.
+                sys.stderr.write(f"mysocket: {explain(str(error))}\n")
+                sys.exit(error.status)
             raise usage.UsageError(explain(str(error))) from error
 
     def parseArgs(self, *positionals: str) -> None:

@@ -9,14 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mysocket.core.ending import Facts, Own, PeerFacts, Policy, Verdict, verdict
+from mysocket.ends.seldom import Seldom
 from mysocket.errors import MySocketError
 from mysocket.logs import cleaned
 from mysocket.notices import Notice, failure, notice
-
-#: Seconds after which the same sentence may be said again.
-SAY_AGAIN = 60.0
-#: Sentences that are remembered for that, about.
-REMEMBERED = 64
 
 
 class Subject(Interface):
@@ -59,9 +55,10 @@ class Voice:
         self._verbose = verbose
 
     def tell(self, text: str) -> None:
-        """Something the user may want to know."""
-        if not self._quiet:
-            self._write(cleaned(text, "info"))
+        """Something the user may want to know; an error is said in any case."""
+        told = cleaned(text, "info")
+        if not self._quiet or told.level == "error":
+            self._write(told)
 
     def detail(self, text: str) -> None:
         """Something for ``-v``."""
@@ -105,7 +102,7 @@ class Watch:
         self._over = False
         self._soon: IDelayedCall | None = None
         self._later: IDelayedCall | None = None
-        self._said: dict[str, float] = {}
+        self._seldom = Seldom(clock)
 
     # What happens ---------------------------------------------------------------------------------------------------------------
 
@@ -122,14 +119,10 @@ class Watch:
         """An attempt failed and will be made again: say so, but not at every attempt, and not while somebody is there."""
         if self._over or self.error is not None:
             return
-        now, text = self._clock.seconds(), notice("unreachable", str(error), error=type(error).__name__)
+        text = notice("unreachable", str(error), error=type(error).__name__)
         if self._subject.alone_since() is None or isinstance(error, self.seen_elsewhere):
             self.voice.detail(text)
-        elif now - self._said.get(text, float("-inf")) >= SAY_AGAIN:
-            if len(self._said) >= REMEMBERED:
-                # What a peer says may be another thing each time.
-                self._said = {said: at for said, at in self._said.items() if now - at < SAY_AGAIN}
-            self._said[text] = now
+        elif self._seldom.due(text):
             self.voice.tell(text.saying(f"{text.rstrip('.')}. Trying again."))
 
     def fail(self, error: MySocketError) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mysocket import tap
-from mysocket.errors import CannotOpen, PidFileTaken, PortTaken, SpoolLocked
+from mysocket.errors import CannotListen, CannotOpen, InputMissing, InputRefused, PidFileTaken, PortTaken, SpoolLocked, UsageError
+from mysocket.service import daemon_ends
 from mysocket.services import before
 from mysocket.spool.lock import LOCK, SPOOL, open_directory
 
@@ -207,6 +208,78 @@ def test_whose_directory_it_must_be(tmp_path: Path) -> None:
     look("-p", "0", "--download-dir", str(tmp_path), uid=os.geteuid())
 
 
+# Inputs and outputs -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_file_is_there(tmp_path: Path) -> None:
+    """A daemon that found none was started all the same, with status 0, and ended at once."""
+    (tmp_path / "file").touch()
+    look("-p", "0", "--input", "file", "--input", "follow:none", rundir=str(tmp_path))
+    for where, error in (
+        ("none", InputMissing),
+        (".", InputRefused),
+        ("/dev/null", InputRefused),
+        ("follow:/dev/null", InputRefused),
+    ):
+        with pytest.raises(error, match=f"The input {where.removeprefix('follow:')} "):
+            look("-p", "0", "--input", where, rundir=str(tmp_path))
+        look("-p", "0", "--input", where, chroot="/anywhere")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_port_of_an_input_that_is_taken_is_told_with_its_holder(kind: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as other:
+        other.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            other.listen()
+        port = str(other.getsockname()[1])
+        with pytest.raises(PortTaken, match=rf":{port}: .*Process {os.getpid()} "):
+            look("-p", "0", "--input", f"{kind}:{port}")
+    look("-p", "0", "--input", f"{kind}:{port}", "--input", f"{kind}:0", "--input", f"{kind}:systemd:name=x".removeprefix("tcp:"))
+
+
+def test_a_daemon_has_neither_stdin_nor_stdout() -> None:
+    for option in ("--input", "--output"):
+        with pytest.raises(UsageError, match=f"{option} -: a daemon has no std"):
+            look("-p", "0", option, "-")
+        look("-p", "0", option, "-", nodaemon=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((), ": messages are handed to it by mysocket send; what it receives goes to the log"),
+        (("--recv-only", "--output", "a", "--output", "tcp:hub:1"), "; what it receives goes to a and tcp:hub:1"),
+        (("--send-only", "--spool", "d"), ": messages are handed to it by mysocket send"),
+        (("--recv-only", "--spool", "d"), "; what it receives goes to the inbox of d"),
+    ],
+)
+def test_what_a_daemon_has_instead(args: tuple[str, ...], said: str) -> None:
+    options = tap.Options()
+    options.parseOptions(["-p", "0", *args])
+    assert daemon_ends(options.settings) == f"a daemon has no stdin{said}"
+
+
+def test_what_is_no_endpoint_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CannotListen, match="Unknown endpoint type"):
+        look("-p", "0", "--input", "notes:2024.txt")
+    with pytest.raises(UsageError, match="is no client endpoint"):
+        look("-p", "0", "--output", "tcp:host=hub")
+    look("-p", "0", "--input", f"unix:{tmp_path}/s", "--output", "tcp:hub.example:601", "--output", "udp:hub.example:514")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_file_can_be_made_and_is_not_made_yet(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("as it was")
+    look("-p", "0", "--output", "there", "--output", "new", "--output", str(tmp_path / "new"), rundir=str(tmp_path))
+    look("-p", "0", "--output", "/dev/null", "--output", "a name that no file here has")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"] and (tmp_path / "there").read_text() == "as it was"
+    for where, why in (("none/new", "No such file"), ("there/new", "Not a directory"), (".", "Is a directory")):
+        with pytest.raises(CannotOpen, match=f"Cannot open {where}: {why}"):
+            look("-p", "0", "--output", where, rundir=str(tmp_path))
+        look("-p", "0", "--output", where, chroot="/anywhere")
+
+
 # Under twistd's options ---------------------------------------------------------------------------------------------------------
 
 
@@ -219,3 +292,14 @@ def test_options_of_twistd_end_with_the_status_of_the_error(tmp_path: Path, caps
     told = capsys.readouterr()
     assert left.value.code == 2 and told.out == ""
     assert told.err.startswith("mysocket: The pid file ") and told.err.count("\n") == 1
+
+
+def test_under_twistd_a_wrong_option_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """twistd's own way is all its help, in which the error is the last of seventy lines, and status 1."""
+    options = tap.Options()
+    options.parent = {}  # type: ignore[assignment]
+    with pytest.raises(SystemExit) as left:
+        options.parseOptions(["-p", "0", "--log-format", "xml"])
+    told = capsys.readouterr()
+    assert left.value.code == 2 and told.out == ""
+    assert told.err == "mysocket: --log-format: 'xml' is unknown; write text or json\n"

@@ -80,7 +80,7 @@ VALUES: dict[str, list[str]] = {
     "max-message": ["64k", "65536", "0"],
     "spool": ["d", "\\d"],
     "max-spool": ["2G", "2147483648", "1k"],
-    "wait": ["60", "0.5", "500ms", "0.0001", "soon"],
+    "wait": ["60", "0.5", "500ms", "0.00001", "soon"],
     "linger": ["0", "1.5", "2m"],
     "metrics": ["9100", "127.0.0.1:9100", "[::1]:0", "x"],
     "log-format": ["text", "json", "xml"],
@@ -102,7 +102,7 @@ def written(draw: st.DrawFn, text: str) -> str:
     ways = [f'"{escaped(text)}"', f'"""{escaped(text)}"""', f'"""\n{escaped(text)}\\\n   """']
     if re.fullmatch(r"[\x20-\x26\x28-\x7e]*", text):
         ways += [f"'{text}'", f"'''\n{text}'''"]
-    if re.fullmatch(r"0|[1-9][0-9]*(\.[0-9]*[1-9])?", text):
+    if re.fullmatch(r"(0|[1-9][0-9]*)(\.[0-9]*[1-9])?", text):
         ways += [text] * 3
     return draw(st.sampled_from(ways))
 
@@ -212,6 +212,7 @@ WINS = [
     ("port = 1\ntcp = true\nudp = true", "", "-p 1 -u"),
     ("port = 1\nudp = true", "--tcp -u", "-p 1 -u"),
     ("port = 1\nwait = 5", "-w 7 -w 8", "-p 1 -w 8"),
+    ("port = 1\nwait = 0.00001", "", "-p 1 -w 0.00001"),
     ("port = 1\nkeep-open = true", "-kv", "-p 1 -kv"),
 ]
 
@@ -260,6 +261,11 @@ def test_an_error_about_both_says_what_of_it_the_file_says(file: Path, capsys: p
     # What was not taken from it, it has no part in.
     assert "FILE" not in sentence(file, 'port = 1\npeer = "h:1"\nspool = "d"\n', capsys, "9000", "hub")
     assert "FILE" not in sentence(file, "port = 1\n", capsys, "-p", "x")
+
+
+def test_what_a_file_holds_reaches_no_terminal(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = sentence(file, 'port = 1\noutput = ["\\u001b[2J\\n", "\\u001b[2J\\n"]\n', capsys)
+    assert said == "--output \\x1b[2J\\x0a is given twice (--output: FILE, line 2)"
 
 
 def test_help_and_version_need_no_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +339,7 @@ WRONG = [
     ("wait = 010", 1, "at column 9"),
     ('# c\nallow = [\n"::1",\n', 3, "the file ends too early"),
     ('port = 1\nspool = """a\nb\n', 3, "the file ends too early"),
-    ('spool = "a\n', 1, "illegal character"),
+    ('spool = "a\n', 1, "at column 11; a text in quotes ends in the line it begins in"),
     ("port = 1\nspool = 'a\x1b'", 2, r"invalid character '\x1b'"),
     ("port = 1\r\n\r\nx", 3, "each option is written as NAME = VALUE"),
     ("[a]\n[a]\n", 2, "declare"),
@@ -514,9 +520,8 @@ def test_twistd_reads_the_file_from_where_it_is_called_and_works_in_its_own_dire
     assert (tmp_path / "run/spool").is_dir()
     (tmp_path / "app.toml").write_text("port = 0\n\nrecv_only = true\n")
     with Program(command, stdin=DEVNULL, cwd=tmp_path) as service:
-        service.wait_status(1)  # twistd's own, as for every wrong option
-        said = service.stdout.decode() + service.stderr_text
-    assert "app.toml, line 3: unknown name 'recv_only'; did you mean recv-only?" in said
+        service.wait_status(2)
+        assert service.stderr_text == "mysocket: app.toml, line 3: unknown name 'recv_only'; did you mean recv-only?\n"
 
 
 def test_the_environment_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -683,6 +683,17 @@ def test_peers_that_come_and_go_do_not_fill_a_log(clock: Clock, monkeypatch: pyt
     assert isinstance(summary, Notice) and summary.event == "left_out" and hub.said[-1].startswith("linked with ")
 
 
+def test_those_who_come_and_go_do_not_hide_that_data_is_missing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "LINES", 10)
+    hub = Person(clock, 1, hub=True, input=Input.NONE)
+    for number in range(2, 22):
+        shake_hands(Person(clock, number), hub)
+    (link, *_) = hub.node.links.values()
+    for _ in range(20):
+        hub.node.fail(link, StateLoss("the positions do not match"))
+    assert sum("the positions do not match" in text for text in hub.said) == 10 and len(hub.said) == 20
+
+
 def test_who_is_turned_away_because_another_is_linked_is_told_seldom(clock: Clock) -> None:
     person = Person(clock, 1)
     shake_hands(Person(clock, 2), person)

@@ -105,7 +105,8 @@ def test_a_notice_keeps_its_level_however_it_is_said() -> None:
     heard: list[Notice] = []
     Voice(heard.append).complain(notice("room", "x"))
     Voice(heard.append, quiet=True).tell(notice("lost", "x"))
-    assert [one.level for one in heard] == ["info"]
+    Voice(heard.append, quiet=True).tell(failure(StateLoss("y")))  # of one sender of a hub, which goes on
+    assert [one.level for one in heard] == ["info", "error"]
 
 
 @given(st.text(), st.text())
@@ -159,7 +160,7 @@ def test_the_journal_is_known_by_its_device_and_inode() -> None:
         found = os.fstat(write)
         named = f"{found.st_dev}:{found.st_ino}"
         assert is_journal({"JOURNAL_STREAM": named}, write)
-        for text in ("", "1:2", "nonsense", f"{named}0", f"{found.st_dev}"):
+        for text in ("", "1:2", "nonsense", f"{named}0", f"{found.st_dev}", f"{found.st_dev + 1}:{found.st_ino}"):
             assert not is_journal({"JOURNAL_STREAM": text}, write)
         assert not is_journal({}, write)
     finally:

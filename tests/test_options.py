@@ -14,9 +14,9 @@ from twisted.python import usage
 
 from mysocket import tap
 from mysocket._version import __version__
-from mysocket.commandline import parse_command_line, spell_out
+from mysocket.commandline import parse_command_line, parse_verb, spell_out
 from mysocket.errors import UsageError
-from mysocket.options import FLAG, OPTIONS
+from mysocket.options import FLAG, OPTIONS, VERBS
 from mysocket.settings import Settings, settings
 from mysocket.specs import Place, Spec
 from mysocket.values import is_endpoint, parse_control_port, parse_duration, parse_size, split_host_port
@@ -118,6 +118,14 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 -0", {"port": "1", "cut": "null"}),
     ("-p 1 --send-only", {"port": "1", "send_only": True}),
     ("-p 1 --input -", {"port": "1", "inputs": (STANDARD,)}),
+    (
+        "-p 1 --bind 127.0.0.1 --input tcp:5140:interface=127.0.0.1",
+        {
+            "port": "1",
+            "bind": "127.0.0.1",
+            "inputs": (Spec(Place.ENDPOINT, "tcp:5140:interface=127.0.0.1", "tcp:5140:interface=127.0.0.1"),),
+        },
+    ),
     ("-p 1 --input app.log", {"port": "1", "inputs": (file("app.log"),)}),
     ("-p 1 --input ./udp:1", {"port": "1", "inputs": (file("./udp:1"),)}),
     ("-p 1 --input=-x", {"port": "1", "inputs": (file("-x"),)}),
@@ -127,6 +135,8 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 --input udp:0", {"port": "1", "inputs": (udp("0"),)}),
     ("-p 1 --input udp:systemd:index=0", {"port": "1", "inputs": (udp("systemd:index=0"),)}),
     ("-p 1 --input tcp:5140", {"port": "1", "inputs": (endpoint("tcp:5140"),)}),
+    ("-p 1 --input tcp6:port=5140", {"port": "1", "inputs": (endpoint("tcp6:port=5140"),)}),
+    ("-p 1 --input tcp:5140:interface=10.0.0.1", {"port": "1", "inputs": (endpoint("tcp:5140:interface=10.0.0.1"),)}),
     ("-p 1 --input unix:/run/in", {"port": "1", "inputs": (endpoint("unix:/run/in"),)}),
     ("-p 1 --input plugin:whatever", {"port": "1", "inputs": (endpoint("plugin:whatever"),)}),
     (
@@ -145,6 +155,8 @@ GOOD: list[tuple[str, dict[str, object]]] = [
     ("-p 1 --output udp:hub:514", {"port": "1", "outputs": (udp("hub:514"),)}),
     ("-p 1 --output udp:[::1]:514", {"port": "1", "outputs": (udp("[::1]:514"),)}),
     ("-p 1 --output tcp:hub:514", {"port": "1", "outputs": (endpoint("tcp:hub:514"),)}),
+    (r"-p 1 --output tcp:\:\:1:514:timeout=5", {"port": "1", "outputs": (endpoint(r"tcp:\:\:1:514:timeout=5"),)}),
+    ("-p 1 --output tcp:host=hub:port=514", {"port": "1", "outputs": (endpoint("tcp:host=hub:port=514"),)}),
     ("-p 1 --output unix:/run/out", {"port": "1", "outputs": (endpoint("unix:/run/out"),)}),
     (
         "-p 1 --output - --output a --output b --output udp:hub:1",
@@ -227,15 +239,22 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 --stream -0", "exclude each other"),
     ("-p 1 --whole --null", "exclude each other"),
     ("-p 1 -JT", "exclude each other"),
+    ("-p 1 --bind 127.0.0.1 --input tcp:5140", "--bind does not reach into an endpoint string; 'tcp:5140'"),
     ("-p 1 --send-only --output x", "exclude each other"),
     ("-p 1 --recv-only --input x", "--recv-only and --input exclude each other: nothing is sent that could be read there"),
     ("-p 1 --send-only --output -", "--send-only and --output exclude each other: nothing is received"),
     ("-p 1 --input", "--input needs a value: --input SPEC"),
     ("-p 1 --input=", "--input: '' is not a file name"),
-    ("-p 1 --input follow:", "--input: '' is not a file name"),
-    ("-p 1 --input udp:", "port '' is not a number from 0 to 65535"),
-    ("-p 1 --input udp:x", "port 'x' is not a number from 0 to 65535"),
-    ("-p 1 --input udp:65536", "port 65536 is out of range: 0 to 65535"),
+    ("-p 1 --input follow:", "--input: nothing stands behind 'follow:'; a file of that name is written ./follow:"),
+    ("-p 1 --input udp:", "--input: nothing stands behind 'udp:'; a file"),
+    ("-p 1 --input udp:x", "--input: port 'x' is not a number from 0 to 65535"),
+    (
+        "-p 1 --input hub:514",
+        "--input: 'hub:514': an input listens on this machine: write tcp:514 or udp:514, or ./hub:514 for a file",
+    ),
+    ("-p 1 --input UDP:514", "write tcp:514 or udp:514"),
+    ("-p 1 --input tcp:hub:514", "--input: 'tcp:hub:514': write tcp:PORT; the address to listen on is tcp:PORT:interface=ADDR"),
+    ("-p 1 --input udp:65536", "--input: port 65536 is out of range: 0 to 65535"),
     ("-p 1 --input udp:0.0.0.0:5140", "--input: 'udp:0.0.0.0:5140': write udp:PORT; the address"),
     ("-p 1 --input a --input b --input a", "--input a is given twice"),
     ("-p 1 --input - --input -", "--input - is given twice"),
@@ -247,14 +266,18 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 --stream --input tcp:1", "--stream is for one input with an end"),
     ("-p 1 --whole --input a --input -", "of a, - each line is a message"),
     ("-p 1 --output=", "--output: '' is not a file name"),
-    ("-p 1 --output udp:hub", "'hub' is not HOST:PORT"),
+    ("-p 1 --output udp:hub", "--output: 'hub' is not HOST:PORT"),
     ("-p 1 --output udp:hub:0", "out of range: 1 to 65535"),
     ("-p 1 --output udp::514", "names no host"),
     ("-p 1 --output hub:514", "--output: 'hub:514': write tcp:hub:514 to connect there, or ./hub:514 for a file of that name"),
-    ("-p 1 --output [::1]:514", "write tcp:[::1]:514 to connect there"),
+    ("-p 1 --output tcp:514", r"--output: 'tcp:514': write tcp:HOST:PORT (an IPv6 address with \: for each colon), or ./tcp:514"),
+    ("-p 1 --output tcp:hub", "--output: 'tcp:hub': write tcp:HOST:PORT"),
+    ("-p 1 --output tcp:[::1]:514", "--output: 'tcp:[::1]:514': write tcp:HOST:PORT"),
+    ("-p 1 --output tcp:hub:http", "--output: 'tcp:hub:http': write tcp:HOST:PORT"),
+    ("-p 1 --output [::1]:514", r"write tcp:\:\:1:514 to connect there"),
     ("-p 1 --output a --output a", "--output a is given twice"),
     ("-p 1 --spool d --output a --output b", "--spool keeps the length of one output file, and 2 are given: a, b; run"),
-    ("-p 1 --metrics x", "port 'x' is not a number"),
+    ("-p 1 --metrics x", "--metrics: port 'x' is not a number"),
     ("-p 1 --metrics 65536", "out of range: 0 to 65535"),
     ("-p 1 --metrics hub:9100", "--metrics: 'hub' is not an IP address"),
     ("-p 1 --metrics []:9100", "--metrics: '' is not an IP address"),
@@ -353,6 +376,18 @@ def test_help_names_every_option_and_the_right_forms(line: str, capsys: pytest.C
         assert f"--{option.long}" in out
     assert "--use-udp" in out
     assert "LISTENER_PORT RECEIVER_HOST RECEIVER_PORT" in out
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_fits_a_terminal_of_80_columns(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse_verb(VERBS[verb], ["--help"]) if verb else parse_command_line(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line.count("[") == line.count("]") for line in lines), "an option and its value stand together"
 
 
 def test_help_of_twistd_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

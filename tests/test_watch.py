@@ -9,8 +9,9 @@ from twisted.internet.task import Clock
 
 from mysocket.core.ending import Own, PeerFacts, Policy, Progress, Verdict
 from mysocket.core.wire import Input
+from mysocket.ends.seldom import SAY_AGAIN
 from mysocket.errors import ConnectionRefused, MySocketError, OutputClosed, OutputFailed, PortTaken
-from mysocket.watch import SAY_AGAIN, Voice, Watch
+from mysocket.watch import Voice, Watch
 
 TALKING = PeerFacts(Input.FINITE, Progress.OPEN)
 FINISHED = PeerFacts(Input.FINITE, Progress.DONE)

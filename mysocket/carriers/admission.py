@@ -77,16 +77,19 @@ class Admission:
     def __str__(self) -> str:
         return "from " + " and ".join(dict.fromkeys(self._labels)) if self._labels else "from nobody"
 
-    def judge(self, host: str | None) -> bool | Deferred[bool]:
-        """May ``host`` (an address text; None: a Unix socket, where the file's mode decides) connect?"""
+    def allows(self, host: str | None) -> bool:
+        """Is it in one of the networks? No name is looked up for that."""
         if host is None:
             return True
         address = plain_address(host)
-        if address is None:
-            return False
-        if any(address in network for network in self._networks):
+        return address is not None and any(address in network for network in self._networks)
+
+    def judge(self, host: str | None) -> bool | Deferred[bool]:
+        """May ``host`` (an address text; None: a Unix socket, where the file's mode decides) connect?"""
+        if self.allows(host):
             return True
-        if not self._names:
+        address = plain_address(host) if host is not None else None
+        if address is None or not self._names:
             return False
         if self._clock.seconds() - self._known_at < REMEMBER:
             return address in self._known

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
-from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM
+from socket import AF_UNIX, SOCK_DGRAM, SOCK_STREAM, socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import endpoints, error
@@ -70,12 +72,16 @@ def interfaces(bind: str | None, peer_host: str | None) -> list[str]:
 def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """The endpoint of a Twisted server endpoint string.
 
-    A Unix socket is for this user alone unless its string has a mode: Twisted's own default lets everybody write to it.
+    A Unix socket is for this user alone unless its string has a mode: Twisted's own default lets everybody write to it. A TCP port
+    has the same backlog as one that is given by its number.
     """
+    whole = text
     if text.startswith("unix:") and not re.search(r"(?<!\\):mode=", text):
-        text += ":mode=600"
+        whole += ":mode=600"
+    elif text.startswith(("tcp:", "tcp6:", "ssl:")) and not re.search(r"(?<!\\):backlog=", text):
+        whole += f":backlog={BACKLOG}"
     try:
-        endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, text)
+        endpoint: IStreamServerEndpoint = endpoints.serverFromString(reactor, whole)
     except Exception as problem:  # the parsers of endpoints are plugins, and raise what they like
         raise CannotListen(_why_no_endpoint(problem, text), where=text) from None
     return endpoint
@@ -93,6 +99,8 @@ def client_endpoint(reactor: Any, text: str) -> IStreamClientEndpoint:
 def _why_no_endpoint(problem: Exception, text: str) -> str:
     if text.partition(":")[0] in ("ssl", "tls") and find_spec("OpenSSL") is None:
         return "TLS needs what is not installed here: pip install 'twisted[tls]'"
+    if str(problem).startswith("Unknown endpoint type"):
+        return f"{problem}; if it is a file, write ./{text}"
     return str(problem) or type(problem).__name__
 
 
@@ -106,9 +114,37 @@ async def listen_endpoint(reactor: Any, text: str, factory: IProtocolFactory) ->
         return [await _adopt(reactor, activation.find(reactor, text, SOCK_STREAM), factory)]
     endpoint = server_endpoint(reactor, text)
     try:
+        try:
+            return [await endpoint.listen(factory)]
+        except (error.CannotListenError, PermissionError) as problem:
+            if not (_is_locked(problem) and text.startswith("unix:") and _remove_left(_argument(text, "address") or "")):
+                raise
         return [await endpoint.listen(factory)]
     except (error.CannotListenError, OSError, OverflowError, ValueError) as problem:
         raise _cannot_listen(problem, text) from None
+
+
+def _is_locked(problem: Exception) -> bool:
+    """Does Twisted take the lock beside a Unix socket for that of a process which lives (and may be another user's)?"""
+    return isinstance(getattr(problem, "socketError", None), str) or isinstance(problem, PermissionError)
+
+
+def _remove_left(path: str) -> bool:
+    """Remove a Unix socket, and its lock, if nobody listens there.
+
+    The lock names a process by its number. After a reboot, or in a container, another has that of the one that was killed.
+    """
+    with socket(AF_UNIX, SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        with suppress(OSError):
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                if stat.S_ISSOCK(os.lstat(path).st_mode):  # a file refuses, too
+                    os.unlink(f"{path}.lock")
+                    os.unlink(path)
+                    return True
+    return False
 
 
 async def _adopt(reactor: Any, inherited: activation.Inherited, factory: IProtocolFactory) -> IListeningPort:
@@ -171,7 +207,7 @@ def port_number(port: IListeningPort) -> int:
 def _cannot_listen(problem: object, where: str, kind: holders.Kind = "tcp") -> MySocketError:
     cause = getattr(problem, "socketError", problem)
     text = getattr(cause, "strerror", None) or str(cause)
-    if getattr(cause, "errno", None) != errno.EADDRINUSE:
+    if getattr(cause, "errno", None) != errno.EADDRINUSE and not isinstance(cause, str):
         return CannotListen(text, where=where)
     if not isinstance(problem, error.CannotListenError):
         return PortTaken(text, where=where)
@@ -237,10 +273,13 @@ def connect_error(problem: BaseException | None, peer: str) -> MySocketError:
 
 def endpoint_host(text: str) -> str | None:
     """The host in a client endpoint string, or None if it names none (a Unix socket)."""
-    kind, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text))
-    if kind == "unix":
-        return None
-    named = [part.removeprefix("host=") for part in parts if part.startswith("host=")]
+    return None if text.startswith("unix:") else _argument(text, "host")
+
+
+def _argument(text: str, name: str) -> str | None:
+    """The first argument of an endpoint string, which may be named."""
+    _, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text))
+    named = [part.removeprefix(f"{name}=") for part in parts if part.startswith(f"{name}=")]
     return next(iter(named + [part for part in parts if "=" not in part]), None)
 
 

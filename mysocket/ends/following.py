@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from mysocket.ends.follow import Follower, Found
 from mysocket.ends.intake import Intake
+from mysocket.ends.place import Place
 from mysocket.ends.worker import Outcome
 from mysocket.errors import MySocketError
 from mysocket.spool.interface import Bookmark
@@ -71,6 +72,8 @@ class FileSource:
         self._alarm: Alarm | None = None
         self._call: IDelayedCall | None = None
         self._asked = False  # the hand has something to do
+        self._inode: int | None = None  # of the file whose place is known to the intake
+        self._marking = False  # the intake has yet to keep a place, and gets nothing meanwhile
         self._going_on = self._again = False
         self._started = self._stopped = False
 
@@ -113,7 +116,10 @@ class FileSource:
             return
         self._rest()
         self._asked = True
-        self._hand.do(self._follower.look if self._intake.full else partial(self._follower.read, PORTION), self._answered)
+        # Before the first line is read the place of the first file is kept: else a process that dies before it has given any
+        # leaves no trace of it, and the next one would not look for it among the rotated ones.
+        only_look = self._intake.full or self._marking or self._inode is None
+        self._hand.do(self._follower.look if only_look else partial(self._follower.read, PORTION), self._answered)
 
     def _answered(self, outcome: Outcome[Found]) -> None:
         self._asked = False
@@ -128,8 +134,7 @@ class FileSource:
             self._intake.complain(text)
         for text in found.news:
             self._intake.tell(text)
-        if found.pieces:
-            self._intake.give(found.pieces, Bookmark(self._name, found.place))
+        self._take(found)
         if found.ended:
             self.stop()
             self._intake.end()
@@ -138,9 +143,25 @@ class FileSource:
         else:
             self._wait()
 
+    def _take(self, found: Found) -> None:
+        if not found.place:
+            return
+        inode = Place.decode(found.place, self._follower.shown).inode
+        fresh, self._inode = inode != self._inode, inode
+        if found.pieces:
+            self._intake.give(found.pieces, Bookmark(self._name, found.place))
+        elif fresh and not self._marking:
+            self._marking = True
+            self._intake.mark(Bookmark(self._name, found.place), self._marked)
+
+    def _marked(self) -> None:
+        self._marking = False
+        if not self._stopped:
+            self._go_on()
+
     def _wait(self) -> None:
         if self._asked or self._stopped or self._again or not self._follower.follow:
-            return  # a file that is not followed waits for room only
+            return  # a file that is not followed waits for room, or until its place is kept
         self._call = self._clock.callLater(INTERVAL, self._look)
         if self._alarm is not None and not self._intake.full:
             self._alarm.listen()

@@ -23,6 +23,12 @@ class Intake(Interface):
     def give(self, pieces: list[Piece], bookmark: Bookmark | None = None) -> None:
         """Take whole messages: the last piece has no MORE. They are committed together, and with the bookmark."""
 
+    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
+        """Keep where the source stands, with nothing of it, behind what was given before; then call ``done``.
+
+        Until then the source gives nothing: what is committed later would count as older.
+        """
+
     def end(self) -> None:
         """There will be no more."""
 

@@ -26,14 +26,23 @@ _CHECK = Struct(">I")
 _LATEST = 2**63 - 1
 
 
-def bookmark_name(path: str) -> str:
-    """The name of the bookmark of the file at ``path``.
+def known_as(path: str) -> str:
+    """The name by which the file at ``path`` is known, however it is written.
 
     The directory counts as it really is, so that two ways to it are one; the file's own name counts as it is written, for it may
     be a link that points to another file after each rotation (Kubernetes does so).
     """
     directory, name = os.path.split(os.path.abspath(path))
-    return PREFIX + xxh3_64_hexdigest(os.fsencode(os.path.join(os.path.realpath(directory), name)))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def bookmark_name(path: str) -> str:
+    """The name of the bookmark of the file at ``path``: as it is written, from the root on.
+
+    No link in it counts as what it points to. It may point to another directory when the next process begins, and that has to
+    find out then that the file it knew is not there.
+    """
+    return PREFIX + xxh3_64_hexdigest(os.fsencode(os.path.abspath(path)))
 
 
 def fingerprint(head: bytes, before: bytes) -> bytes:

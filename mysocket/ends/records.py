@@ -2,78 +2,51 @@
 
 from __future__ import annotations
 
-from mysocket.core.batch import Cutter, Flag, Kind, Piece
-
-
-class Gather:
-    """Holds the parts of a message until it is complete.
-
-    One that is longer than the limit goes out as several messages of about that length: nothing of it is lost, and whoever waits
-    behind it need not wait for its end.
-
-    :param limit: bytes (``--max-message``).
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._parts: list[Piece] = []
-        #: Bytes that are held.
-        self.held = 0
-        #: Messages that were too long.
-        self.cuts = 0
-
-    def take(self, pieces: list[Piece]) -> list[Piece]:
-        """Pieces as a cutter makes them in; whole messages out."""
-        if not self._parts and not any(piece.flags & Flag.MORE for piece in pieces):
-            return pieces
-        whole: list[Piece] = []
-        for piece in pieces:
-            self._parts.append(piece)
-            self.held += len(piece.payload)
-            if not piece.flags & Flag.MORE:
-                whole += self._parts
-                self._parts, self.held = [], 0
-            elif self.held >= self._limit:
-                self.cuts += 1
-                whole += self.end()
-        return whole
-
-    def end(self) -> list[Piece]:
-        """What is held, as a message that ends here."""
-        parts, self._parts, self.held = self._parts, [], 0
-        if parts:
-            last = parts[-1]
-            flags = last.flags & ~Flag.MORE
-            parts[-1] = last._replace(flags=flags | Flag.UNTERMINATED if last.kind is Kind.LINES else flags)
-        return parts
+from mysocket.core.batch import Piece
+from mysocket.ends.cutting import Lines
 
 
 class Records:
-    """Bytes of an input in, pieces of whole messages out.
+    """Bytes of an input in, pieces of whole messages out; what has no end yet is held.
 
-    :param cutter: where messages end.
-    :param limit: see :class:`Gather`.
+    One that is longer than the limit goes out as several messages of that length, for a receiver with the same limit would
+    refuse it. Nothing of it is lost, and whoever waits behind it need not wait for its end.
+
+    :param delimiter: what messages end in.
+    :param limit: bytes (``--max-message``).
     """
 
-    def __init__(self, cutter: Cutter, limit: int) -> None:
-        self._cutter = cutter
-        self._gather = Gather(limit)
+    def __init__(self, delimiter: bytes, limit: int) -> None:
+        self._lines = Lines(delimiter, limit)
+        self._tail = bytearray()  # whoever sends single bytes is not to cost an object for each
 
     @property
     def held(self) -> int:
         """Bytes of a message that is not complete."""
-        return self._gather.held + self._cutter.held
+        return len(self._tail)
 
     @property
-    def cuts(self) -> int:
-        """Messages that were too long, and went out in parts."""
-        return self._gather.cuts
+    def cut_some(self) -> bool:
+        """One was too long, and went out in parts."""
+        return self._lines.cut_some
 
     def feed(self, data: bytes) -> list[Piece]:
         """The messages that ``data`` completes."""
-        return self._gather.take(self._cutter.feed(data))
+        lines, tail = self._lines, self._tail
+        end = data.rfind(lines.delimiter) + 1
+        pieces: list[Piece] = []
+        if end:
+            pieces = lines.whole(bytes(tail) + data[:end])
+            tail.clear()
+        tail += data[end:]
+        while len(tail) > lines.longest:
+            lines.cut_some = True
+            pieces += lines.unfinished(bytes(tail[: lines.longest]))
+            del tail[: lines.longest]
+        return pieces
 
     def finish(self) -> list[Piece]:
         """The input ends here, and with it the message that was not complete."""
-        pieces = self._gather.take(self._cutter.finish())
-        return pieces + self._gather.end()
+        rest = bytes(self._tail)
+        self._tail.clear()
+        return self._lines.unfinished(rest)

@@ -52,7 +52,8 @@ class _Names:
 
     def __init__(self, base: str) -> None:
         stem, ending = os.path.splitext(base)
-        forms = [f"{re.escape(base)}(?P<turn>{_TURN})"]
+        # What a writer began between the two steps of logrotate (rename, create) gets this name.
+        forms = [rf"{re.escape(base)}(?P<turn>{_TURN})(?:\.backup)?"]
         if ending and stem:
             forms.append(f"{re.escape(stem)}(?P<middle>{_TURN}){re.escape(ending)}")
         self._pattern = re.compile(f"(?:{'|'.join(forms)})(?P<compressed>{_COMPRESSED})?")

@@ -131,6 +131,11 @@ class Ends:
         return self._stdin is What.TERMINAL and not self.stays
 
     @property
+    def stdin_is_nothing(self) -> bool:
+        """Nothing will ever be read of it."""
+        return self._stdin in (What.CLOSED, What.NULL)
+
+    @property
     def input_size(self) -> int | None:
         """Bytes of the input, if it is a file."""
         if self._stdin is not What.FILE:
@@ -181,8 +186,7 @@ class Ends:
 
     def start_input(self, taker: Taker, *, failed: Callable[[MySocketError], None], ended: Callable[[], None]) -> None:
         """Read the input and give it to ``taker``."""
-        nothing = self._stdin in (What.CLOSED, What.NULL)
-        if self.input is Input.NONE or nothing or self.stays or self._source is not None:
+        if self.input is Input.NONE or self.stdin_is_nothing or self.stays or self._source is not None:
             return
 
         def at_end() -> None:

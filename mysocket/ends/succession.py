@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ WATCH_LEFT = 60.0
 MAX_HELD = 32
 #: Files that were read to their end, as far back as they are known.
 MAX_DONE = 64
+#: The machine is short of something; another time the file can be opened.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: Bytes by which a file can be told from others, whatever it is called.
 TELLING = 16
 
@@ -346,13 +349,15 @@ class Succession:
 
     def _open_entry(self, entry: Entry) -> OpenFile | None:
         """
-        :raises Unsettled: another file has that name now.
+        :raises Unsettled: another file has that name now, or none can be opened at this moment.
         """
         try:
             file = open_file(entry.path)
         except (FileNotFoundError, NoFile):
             raise Unsettled from None
         except OSError as problem:
+            if problem.errno in SHORT:
+                raise Unsettled from None
             self._report.complain(f"{shown(entry.path)} is not read: {problem.strerror or problem}")
             return None
         self._opened.append(file)

@@ -17,8 +17,11 @@ from typing import Any
 from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.ends.directory import judge
-from mysocket.errors import CannotOpen, PidFileTaken, SpoolLocked, UsageError
+from mysocket.ends.filereader import shown
+from mysocket.ends.openfile import NoFile, open_file
+from mysocket.errors import CannotOpen, InputMissing, InputRefused, PidFileTaken, SpoolLocked, UsageError
 from mysocket.settings import Settings
+from mysocket.specs import Place, Spec
 from mysocket.spool import lock
 from mysocket.values import is_endpoint, split_host_port
 
@@ -26,7 +29,8 @@ Parent = Mapping[str, Any]
 
 
 def look(settings: Settings, parent: Parent) -> None:
-    """Is there a stdout, if that is wanted, and a place for files? Are the pid file, the spool and the port free?
+    """Is there a stdout, if that is wanted, a place for files, and what inputs and outputs name? Are the pid file, the spool and
+    the ports free?
 
     :param parent: twistd's own options.
     :raises MySocketError: one is not; the error names the process that has it.
@@ -37,6 +41,8 @@ def look(settings: Settings, parent: Parent) -> None:
     look_at_downloads(settings, parent)
     look_at_port(settings)
     look_at_metrics(settings)
+    look_at_inputs(settings, parent)
+    look_at_outputs(settings, parent)
 
 
 def look_at_output(settings: Settings, parent: Parent) -> None:
@@ -118,6 +124,63 @@ def look_at_metrics(settings: Settings) -> None:
     if settings.metrics is not None and settings.metrics[1]:
         host, port = settings.metrics
         _look_at([host] if host else build.LOOPBACK, port, udp=False)
+
+
+def look_at_inputs(settings: Settings, parent: Parent) -> None:
+    """Files as they are opened, endpoints as they are read; of what listens, the ports that are plain numbers."""
+    if settings.inputs and settings.reads_stdin and not parent.get("nodaemon"):
+        raise UsageError("--input -: a daemon has no stdin; leave it out, and mysocket send hands messages to it")
+    for spec in settings.other_inputs:
+        if spec.place in (Place.FILE, Place.FOLLOW):
+            if parent.get("chroot") is None:
+                _look_at_input_file(os.path.join(parent.get("rundir") or "", spec.target), spec)
+        elif spec.place is Place.UDP:
+            if spec.target.isdecimal() and spec.target != "0":
+                _look_at(build.interfaces(settings.bind, None)[:1], int(spec.target), udp=True)
+        elif not spec.target.startswith(("systemd:", "ssl:")):  # these look at the process, and at files
+            build.server_endpoint(_reactor(), spec.target)
+            kind, _, port = spec.target.partition(":")
+            if kind == "tcp" and port.isdecimal() and port != "0":
+                _look_at(["0.0.0.0"], int(port), udp=False)
+
+
+def _look_at_input_file(path: str, spec: Spec) -> None:
+    try:
+        open_file(path).close()
+    except NoFile as problem:
+        if spec.place is Place.FILE or not problem.passes:
+            raise InputRefused(str(problem), where=shown(spec.target)) from None
+    except OSError as problem:
+        if spec.place is Place.FILE:
+            if isinstance(problem, FileNotFoundError):
+                raise InputMissing(where=shown(spec.target)) from None
+            raise InputRefused(problem.strerror or str(problem), where=shown(spec.target)) from None
+
+
+def look_at_outputs(settings: Settings, parent: Parent) -> None:
+    """Nothing is made, and nothing opened: to open a FIFO or a device may do something."""
+    for spec in settings.outputs:
+        if spec.place is Place.ENDPOINT:
+            build.client_endpoint(_reactor(), spec.target)
+        elif spec.place is Place.FILE and parent.get("chroot") is None:
+            path, why = os.path.join(parent.get("rundir") or "", spec.target), 0
+            try:
+                if os.path.isdir(path):
+                    why = errno.EISDIR
+                elif not os.path.lexists(path):
+                    os.stat(os.path.join(os.path.dirname(path) or ".", ""))
+                elif parent.get("uid") is None and not os.access(path, os.W_OK) and not os.path.islink(path):
+                    why = errno.EACCES
+            except OSError as problem:
+                why = problem.errno or errno.EIO
+            if why:
+                raise CannotOpen(os.strerror(why), where=spec.target)
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def _look_at(addresses: list[str], port: int, *, udp: bool) -> None:

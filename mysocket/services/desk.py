@@ -17,13 +17,12 @@ from mysocket.control.outcomes import Outcomes
 from mysocket.control.places import Listening
 from mysocket.control.protocol import Greeting, Line
 from mysocket.control.server import ControlFactory
-from mysocket.core.batch import Piece
 from mysocket.core.wire import Input
 from mysocket.errors import MySocketError, NoControlSocket
 from mysocket.services.linked import LinkService
+from mysocket.services.outlet import OwnOutlet
 from mysocket.services.state import Backlog, state
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.interface import Bookmark
 
 #: Names of sockets in the run-time directory: the port, and so many random bytes in hexadecimal.
 NAME_BYTES = 4
@@ -38,46 +37,28 @@ class OwnStream:
         self.durable = spool is not None
         #: Nothing more is taken.
         self.closed = False
-        self._service = service
-        self._spool = spool
+        self._outlet = outlet = OwnOutlet(service, spool)
+        self.accept, self.mark = outlet.accept, outlet.mark
 
     @property
     def retired(self) -> int:
-        return log.retired if (log := self._service.own_stream) is not None else 0
+        return log.retired if (log := self._outlet.stream) is not None else 0
 
     @property
     def committed(self) -> int:
-        return log.committed if (log := self._service.own_stream) is not None else 0
+        return log.committed if (log := self._outlet.stream) is not None else 0
 
     @property
     def end(self) -> int:
-        return log.end if (log := self._service.own_stream) is not None else 0
+        return log.end if (log := self._outlet.stream) is not None else 0
 
     @property
     def room(self) -> int:
-        log, link = self._service.own_stream, self._service.own_link
-        if self.closed or log is None or log.in_message or link is not None and (link.sending.ended or link.sending.broken):
-            return 0
-        if self._spool is not None and self._service.full == f"the spool {self._spool.path}":
-            return 0  # what is given to a full disk could not be taken back
-        return log.room if link is None else link.room
-
-    def accept(self, pieces: list[Piece], bookmark: Bookmark) -> None:
-        link = self._service.own_link
-        if link is not None:
-            link.accept(pieces, bookmark)
-        elif self._spool is not None:
-            self._spool.append_together(pieces, bookmark)
-
-    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
-        if self._spool is None:
-            done()
-        else:
-            self._spool.mark(bookmark, done)
+        log = self._outlet.stream
+        return 0 if self.closed or log is None or log.in_message or self._outlet.closed else self._outlet.room
 
     def unmark(self, names: Collection[str]) -> None:
-        if self._spool is not None:
-            self._spool.unmark(names)
+        self._outlet.unmark(*names)
 
 
 class ServiceDesk:

@@ -1,5 +1,8 @@
 """``--metrics``: what a service tells of itself, for Prometheus at ``/metrics``, and for whoever watches it at ``/healthz``.
 
+The formats are Prometheus' text format 0.0.4 and, for who asks for it, OpenMetrics 1.0
+(https://prometheus.io/docs/instrumenting/exposition_formats/); prometheus_client writes them.
+
 The text is made in the reactor thread, beside the messages, so it is made at most once in :data:`FRESH` seconds, however many
 ask for it.
 """

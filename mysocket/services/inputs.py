@@ -17,7 +17,8 @@ from typing import NamedTuple
 from mysocket.carriers.admission import RateLimitedLog
 from mysocket.core.batch import Piece
 from mysocket.ends.intake import InputFacts, Source
-from mysocket.ends.records import Gather
+from mysocket.ends.records import Records
+from mysocket.metrics import Rejected
 from mysocket.notices import notice
 from mysocket.services.outlet import Outlet
 from mysocket.spool.interface import Bookmark
@@ -29,11 +30,12 @@ TURN = 256 * 1024
 
 
 class Portion(NamedTuple):
-    """What is committed together."""
+    """What is committed together. ``marked`` is called when a bookmark that comes alone is."""
 
     pieces: list[Piece]
     size: int
     bookmark: Bookmark | None
+    marked: Callable[[], None] | None = None
 
 
 class Waiting:
@@ -74,6 +76,10 @@ class Waiting:
         self._size += size
         self._inputs.go_on()
 
+    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
+        self._portions.append(Portion([], 0, bookmark, done))
+        self._inputs.go_on()
+
     def end(self) -> None:
         if not self.ended:
             self.ended = True
@@ -83,10 +89,10 @@ class Waiting:
         self.dropped += 1
         self._inputs.say((self.name, "drop"), notice("input_dropped", text, input=self.name))
 
-    def reject(self, key: object, text: str) -> None:
+    def reject(self, key: object, text: str, *, address: str, why: Rejected) -> None:
         """A connection or a datagram of a stranger is not taken."""
         self.rejected += 1
-        self._inputs.say((self.name, key), notice("rejected", text, input=self.name))
+        self._inputs.say((self.name, key), notice("rejected", text, address=address, reason=why.value, input=self.name))
 
     def tell(self, text: str) -> None:
         self._inputs.tell(notice("input", text, input=self.name))
@@ -112,7 +118,7 @@ class Waiting:
             size += after.size
         self._size -= size
         self.accepted += size
-        return Portion(more, size, portion.bookmark)
+        return portion._replace(pieces=more, size=size)
 
     @property
     def facts(self) -> InputFacts:
@@ -218,7 +224,10 @@ class Inputs:
                 idle += 1
                 continue
             idle = 0
-            outlet.accept(portion.pieces, portion.bookmark)
+            if portion.marked is None:
+                outlet.accept(portion.pieces, portion.bookmark)
+            elif portion.bookmark is not None:
+                outlet.mark(portion.bookmark, portion.marked)
             if full and not waiting.full and not self._stopped:
                 waiting.on_room()
 
@@ -226,12 +235,13 @@ class Inputs:
 class StandardTaker:
     """stdin as one of several inputs: a :class:`~mysocket.ends.source.Taker` that gives whole messages to an intake.
 
-    :param limit: bytes of a message that are put together, at most.
+    :param delimiter: what messages end in.
+    :param limit: bytes of the longest message; a longer one goes on in parts.
     """
 
-    def __init__(self, waiting: Waiting, limit: int) -> None:
+    def __init__(self, waiting: Waiting, delimiter: bytes, limit: int) -> None:
         self._waiting = waiting
-        self._gather = Gather(limit)
+        self._records = Records(delimiter, limit)
 
     @property
     def room(self) -> int:
@@ -243,10 +253,10 @@ class StandardTaker:
 
     def accept(self, pieces: list[Piece]) -> int:
         """Take pieces of the input."""
-        self._waiting.give(self._gather.take(pieces))
+        self._waiting.give(self._records.feed(b"".join(piece.payload for piece in pieces)))
         return 0
 
     def end_input(self, *, wanted: bool = True) -> None:
         """There will be no more."""
-        self._waiting.give(self._gather.end())
+        self._waiting.give(self._records.finish())
         self._waiting.end()

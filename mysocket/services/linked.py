@@ -34,7 +34,6 @@ from mysocket.services import sentences
 from mysocket.services.base import EndpointService
 from mysocket.services.outlet import HeldTaker, OwnOutlet
 from mysocket.services.patience import patiently
-from mysocket.services.sources import NamedInputs
 from mysocket.services.uploads import Uploads
 from mysocket.settings import Settings
 from mysocket.watch import Voice
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from mysocket.ends.intake import InputFacts
     from mysocket.ends.sink import Sink
     from mysocket.ends.source import Taker
+    from mysocket.services.sources import NamedInputs
     from mysocket.spool.disk import DiskSpool
     from mysocket.spool.inbox import Feed
     from mysocket.spool.interface import Spool
@@ -103,7 +103,7 @@ class LinkService(EndpointService):
             input=Input.NONE if settings.recv_only else Input.FINITE if backlog and ends.input is Input.NONE else ends.input,
             takes=not settings.send_only,
             hub=settings.peer is None,
-            handed=ends.stays,
+            handed=ends.stays or settings.endless,
             max_message=settings.max_message,
             heartbeat=Heartbeat.for_wait(settings.wait),
             accept_loss=settings.accept_loss,
@@ -152,6 +152,8 @@ class LinkService(EndpointService):
         #: Inputs that were named, besides stdin or with it.
         self.inputs: NamedInputs | None = None
         if settings.other_inputs:
+            from mysocket.services.sources import NamedInputs
+
             self.inputs = NamedInputs(
                 settings,
                 reactor,
@@ -161,6 +163,8 @@ class LinkService(EndpointService):
                 bookmarks=spool.bookmarks if spool is not None else None,
                 ended=self._inputs_ended,
             )
+            if self.inputs.standard is not None and ends.stdin_is_nothing:
+                self.inputs.standard.end_input()
         self._own_link: Link | None = None
         self._waiting_messages: int | None = None
         self._dialler: Service | None = None

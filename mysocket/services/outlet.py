@@ -50,8 +50,8 @@ class Outlet(Interface):
     def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
         """Keep a bookmark alone, then call ``done``."""
 
-    def unmark(self, name: str) -> None:
-        """Forget a bookmark."""
+    def unmark(self, *names: str) -> None:
+        """Forget bookmarks."""
 
 
 class OwnOutlet:
@@ -107,9 +107,9 @@ class OwnOutlet:
         else:
             done()
 
-    def unmark(self, name: str) -> None:
+    def unmark(self, *names: str) -> None:
         if self._spool is not None:
-            self._spool.unmark([name])
+            self._spool.unmark(names)
 
 
 class HeldTaker:

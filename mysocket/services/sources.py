@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IListeningPort
@@ -12,9 +11,10 @@ from mysocket.carriers import build
 from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import LOOPBACK, Admission, RateLimitedLog
 from mysocket.carriers.resolve import DaemonResolver
-from mysocket.core.batch import cutter
-from mysocket.ends.intake import Source
-from mysocket.ends.listeners import MAX_QUEUED, ConnectionSource, DatagramSource
+from mysocket.ends.datagramsource import MAX_QUEUED, DatagramSource
+from mysocket.ends.intake import InputFacts, Source
+from mysocket.ends.listeners import ConnectionSource
+from mysocket.ends.words import Words
 from mysocket.ends.worker import Worker
 from mysocket.notices import notice
 from mysocket.services.inputs import HIGH_WATER, Inputs, StandardTaker, Waiting
@@ -43,12 +43,14 @@ class NamedInputs:
         ended: Callable[[], None],
     ) -> None:
         voice = watch.voice
-        log = RateLimitedLog(voice.tell, reactor)
-        self._inputs = Inputs(outlet, log=log, tell=voice.tell, complain=voice.complain, ended=ended)
+        # Whoever writes to a socket, or rotates a file, a thousand times a second does not fill a log.
+        tell, complain = (Words(say, reactor.seconds, about="inputs").say for say in (voice.tell, voice.complain))
+        self._inputs = Inputs(outlet, log=RateLimitedLog(voice.tell, reactor), tell=tell, complain=complain, ended=ended)
         self._settings = settings
         self._reactor = reactor
         self._watch = watch
         self._bookmarks = bookmarks
+        self._delimiter = b"\0" if settings.cut == "null" else b"\n"
         # An input has no peer: the rule of a listener without one.
         self._admission = Admission([*settings.allow, *LOOPBACK], [], resolver=resolver, clock=reactor)
         #: stdin, if it is one of them.
@@ -57,13 +59,13 @@ class NamedInputs:
         for spec in settings.inputs:
             waiting = self._inputs.add(str(spec), high_water=MAX_QUEUED if spec.place is Place.UDP else HIGH_WATER)
             if spec.place is Place.STANDARD:
-                self.standard = StandardTaker(waiting, settings.max_message)
+                self.standard = StandardTaker(waiting, self._delimiter, settings.max_message)
             else:
                 self._waiting.append((spec, waiting))
         self.go_on, self.stop, self.left = self._inputs.go_on, self._inputs.stop, self._inputs.left
 
     @property
-    def facts(self) -> list[Any]:
+    def facts(self) -> list[InputFacts]:
         """How they are, stdin excepted."""
         return self._inputs.facts
 
@@ -93,8 +95,8 @@ class NamedInputs:
             str(spec),
             waiting,
             admission=self._admission,
-            cutter=partial(cutter, self._settings.cut),
             limit=self._settings.max_message,
+            delimiter=self._delimiter,
         )
         ports = await build.listen_endpoint(self._reactor, spec.target, source.factory)
         source.listens(ports)
@@ -102,8 +104,14 @@ class NamedInputs:
         return source
 
     def _open_datagrams(self, spec: Spec, waiting: Waiting) -> Source:
-        delimiter = b"\0" if self._settings.cut == "null" else b"\n"
-        source = DatagramSource(str(spec), waiting, reactor=self._reactor, admission=self._admission, delimiter=delimiter)
+        source = DatagramSource(
+            str(spec),
+            waiting,
+            reactor=self._reactor,
+            admission=self._admission,
+            limit=self._settings.max_message,
+            delimiter=self._delimiter,
+        )
         if spec.target.startswith("systemd:"):
             port: IListeningPort | None = build.adopt_datagrams(self._reactor, spec.target, source)
         else:

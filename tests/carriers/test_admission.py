@@ -308,3 +308,13 @@ def test_a_flood_from_everywhere_holds_no_more_than_the_limit() -> None:
     clock.advance(LOG_INTERVAL)
     log.say("new", "new")
     assert said[10:] == ["new (and 990 more like it)"] and len(log._last) == 1
+
+
+def test_what_was_left_out_about_an_address_that_is_forgotten_is_counted() -> None:
+    clock, said = Clock(), list[str]()
+    log = RateLimitedLog(said.append, clock, limit=1)
+    for _ in range(5):
+        log.say("a", "about a")
+    clock.advance(LOG_INTERVAL)
+    log.say("b", "about b")
+    assert said == ["about a", "about b (and 4 more like it)"]

@@ -26,6 +26,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
+from twisted.python import lockfile
 from twisted.python.failure import Failure
 
 from mysocket.carriers import build
@@ -121,6 +122,11 @@ def test_what_is_no_server_endpoint_is_told_with_its_text(text: str) -> None:
         build.server_endpoint(reactor, text)
 
 
+def test_what_may_be_the_name_of_a_file_is_told_how_to_write_one() -> None:
+    with pytest.raises(CannotListen, match=r"Unknown endpoint type: 'notes'; if it is a file, write \./notes:2024\.txt\."):
+        build.server_endpoint(reactor, "notes:2024.txt")
+
+
 @pytest.mark.parametrize(
     ("text", "host"),
     [
@@ -171,7 +177,7 @@ async def test_a_port_that_is_taken_is_told(address: str, shown: str) -> None:
     assert str(told.value).startswith(
         f"Cannot listen on {shown}:{number}: {os.strerror(errno.EADDRINUSE)}. Process {os.getpid()} ("
     )
-    assert ") listens there; choose another with -p, or end that program." in str(told.value)
+    assert ") listens there; choose another, or end that program." in str(told.value)
     assert told.value.status == 2
 
 
@@ -191,11 +197,43 @@ async def test_a_unix_socket_that_is_taken_is_told(tmp_path: Path) -> None:
             await build.listen_endpoint(reactor, f"unix:{tmp_path}/s", Factory.forProtocol(Protocol))
 
 
+@pytest.mark.parametrize("of_another_user", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_that_a_killed_process_left_is_taken_though_its_number_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_another_user: bool
+) -> None:
+    def kill(pid: int, number: int) -> None:
+        if of_another_user:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(lockfile, "kill", kill)
+    text, lock = f"unix:{tmp_path}/s", tmp_path / "s.lock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(tmp_path / "s"))
+    lock.symlink_to(str(os.getpid()))  # in a container each process has the number of the one before
+    [port] = await build.listen_endpoint(reactor, text, Factory.forProtocol(Protocol))
+    try:
+        with pytest.raises(CannotListen if of_another_user else PortTaken):
+            await build.listen_endpoint(reactor, text, Factory.forProtocol(Protocol))
+        assert lock.is_symlink()
+    finally:
+        await port.stopListening()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_in_the_place_of_a_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"of somebody")
+    (tmp_path / "s.lock").symlink_to(str(os.getpid()))
+    with pytest.raises(PortTaken):
+        await build.listen_endpoint(reactor, f"unix:{tmp_path}/s", Factory.forProtocol(Protocol))
+    assert (tmp_path / "s").read_bytes() == b"of somebody"
+
+
 def test_where_nobody_can_be_seen_another_program_has_the_port() -> None:
     told = PortTaken("Address already in use", where="[::]:80")
     assert str(told) == (
-        "Cannot listen on [::]:80: Address already in use. Another program uses that port; choose another with -p, "
-        "or end that program."
+        "Cannot listen on [::]:80: Address already in use. Another program uses that port; choose another, or end that program."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -474,7 +475,7 @@ def test_the_name_of_the_bookmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "link").symlink_to("real")
     one = bookmark_name(str(tmp_path / "real" / "app.log"))
     assert one.startswith(PREFIX) and not one.startswith(("file:", "send:"))
-    assert bookmark_name(str(tmp_path / "link" / "app.log")) == one
+    assert bookmark_name(str(tmp_path / "link" / "app.log")) != one
     monkeypatch.chdir(tmp_path / "real")
     assert bookmark_name("app.log") == bookmark_name("./x/../app.log") == one
     assert bookmark_name(str(tmp_path / "real" / "app.log.1")) != one
@@ -677,6 +678,30 @@ def test_a_file_that_is_rotated_away_when_it_was_just_found(desk: Desk, monkeypa
     assert desk.read_all() == [b"1\n", b"2\n", b"3\n"]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_nothing_is_passed_over_because_too_many_files_are_open(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    desk.write(b"one\n")
+    desk.read()
+    if restart:
+        desk.kill()
+    for line in (b"two\n", b"three\n"):
+        desk.rotate()
+        desk.write(line)
+
+    def refuse(path: str) -> openfile.OpenFile:
+        if path.endswith("log.1"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return openfile.open_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(succession, "open_file", refuse)
+        desk.read_all()
+    desk.read_all()
+    assert desk.got == [b"one\n", b"two\n", b"three\n"] and not desk.losses
+
+
 def test_what_came_and_went_is_read_before_there_is_another(desk: Desk) -> None:
     desk.write(b"one\n")
     desk.read()
@@ -748,6 +773,7 @@ def turned(desk: Desk, names: list[str], *, first: float = 100) -> None:
         ["app.log.2026-11-21", "app.log.2026-11-22"],
         ["app-20261121.log", "app-20261122.log"],
         ["app.log-20261121-101010.1", "app.log-20261121-111111"],
+        ["app.log-20261121", "app.log-2026112104.backup"],  # logrotate's name for one that came between its two steps
         ["called whatever one likes", "app.log.1"],
     ],
 )

@@ -17,6 +17,7 @@ from mysocket.core.batch import Piece
 from mysocket.ends import following
 from mysocket.ends.follow import Follower, bookmark_name
 from mysocket.ends.following import INTERVAL, PORTION, FileSource
+from mysocket.ends.place import Place
 from mysocket.ends.succession import LINGER
 from mysocket.ends.worker import Outcome, Worker, attempt
 from mysocket.errors import InputMissing, InputUnread, MySocketError
@@ -71,6 +72,8 @@ class Shelf:
         self.on_give: Callable[[], None] = lambda: None
         self.room = 10**9
         self.given: list[tuple[list[Piece], Bookmark | None]] = []
+        self.marks: list[Bookmark] = []
+        self.held: list[Callable[[], None]] | None = None  # marks that are not kept yet, if a test holds them
         self.told: list[str] = []
         self.complaints: list[str] = []
         self.ended = False
@@ -80,10 +83,18 @@ class Shelf:
         return self.room <= 0
 
     def give(self, pieces: list[Piece], bookmark: Bookmark | None = None) -> None:
-        assert not self.full and not self.ended and pieces
+        assert not self.full and not self.ended and pieces and not self.held and self.marks
         self.room -= sum(len(piece.payload) for piece in pieces)
         self.given.append((pieces, bookmark))
         self.on_give()
+
+    def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
+        assert not self.ended
+        self.marks.append(bookmark)
+        if self.held is None:
+            done()
+        else:
+            self.held.append(done)
 
     def end(self) -> None:
         assert not self.ended
@@ -488,3 +499,73 @@ def test_a_thread_reads_what_another_writes_and_rotates(path: Path) -> None:
     writer.join()
     assert not open_below(path.parent)
     assert lines == [b"begin\n", *(b"%d\n" % number for number in range(turns * lines_each))]
+
+
+# The place of a file of which nothing was given ---------------------------------------------------------------------------------
+
+
+def test_the_place_is_kept_before_the_first_line_is_given(path: Path) -> None:
+    path.write_bytes(b"one\n")
+    room = Room(path, Later())
+    room.shelf.held = []
+    room.source.start()
+    room.hand.all()
+    assert len(room.shelf.marks) == 1 and not room.shelf.given
+    # Meanwhile it is looked at, so that no file is missed.
+    room.clock.advance(INTERVAL)
+    room.hand.all()
+    assert len(room.shelf.marks) == 1 and not room.shelf.given
+    held, room.shelf.held = room.shelf.held, None
+    held[0]()
+    room.hand.all()
+    assert room.shelf.lines == [b"one\n"]
+    room.stop()
+
+
+def test_who_has_seen_an_empty_file_only_finds_it_again(path: Path) -> None:
+    path.write_bytes(b"")
+    room = Room(path, Later())
+    room.source.start()
+    room.hand.all()
+    room.stop()
+    assert not room.shelf.given
+    room.write(b"written while nobody looked\n")
+    path.rename(path.with_name("app.log.1"))
+    path.write_bytes(b"behind it\n")
+    after = Room(path, Later(), place=room.shelf.marks[-1].value)
+    after.source.start()
+    after.hand.all()
+    after.clock.advance(LINGER + INTERVAL)
+    after.hand.all()
+    after.clock.advance(LINGER + INTERVAL)
+    after.hand.all()
+    assert after.shelf.lines == [b"written while nobody looked\n", b"behind it\n"] and not after.shelf.complaints
+    after.stop()
+
+
+def test_a_new_file_is_known_before_anything_is_in_it(path: Path) -> None:
+    path.write_bytes(b"one\n")
+    room = Room(path, Later())
+    room.source.start()
+    room.hand.all()
+    path.rename(path.with_name("app.log.1"))
+    path.write_bytes(b"half")
+    for _ in range(8):
+        room.clock.advance(INTERVAL)
+        room.hand.all()
+    assert len(room.shelf.marks) == 2, "the first, and the second"
+    place = Place.decode(room.shelf.marks[-1].value, "it")
+    assert (place.inode, place.offset) == (path.stat().st_ino, 0)
+    room.stop()
+
+
+def test_a_stopped_source_does_nothing_when_its_place_is_kept(path: Path) -> None:
+    path.write_bytes(b"one\n")
+    room = Room(path, Later())
+    room.shelf.held = []
+    room.source.start()
+    room.hand.all()
+    room.stop()
+    room.shelf.held[0]()
+    room.hand.all()
+    assert not room.shelf.given

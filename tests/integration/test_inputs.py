@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import shutil
 import socket
 import subprocess
@@ -109,6 +110,14 @@ def test_a_file_is_sent_once_and_then_what_is_new(start: Start, tmp_path: Path) 
     assert (tmp_path / "all").read_bytes() == b"a\nb\nc\n"
 
 
+def test_a_stdin_with_nothing_in_it_keeps_nobody(start: Start, tmp_path: Path) -> None:
+    where, _ = hub(start, tmp_path)
+    path = tmp_path / "report.csv"
+    path.write_bytes(b"a\n")
+    start("--peer", where, "--input", "-", "--input", path, stdin=DEVNULL).wait_status(0)
+    wait_all(tmp_path, b"a\n")
+
+
 def test_a_full_disk_repeats_nothing_and_loses_nothing_of_a_log(start: Start, tmp_path: Path) -> None:
     log, where = tmp_path / "app.log", f"127.0.0.1:{free_port()}"
     data = b"".join(b"%07d %s\n" % (number, b"x" * 90) for number in range(120_000))
@@ -143,6 +152,24 @@ def test_who_may_connect_to_an_input(two_hosts: TwoHosts, tmp_path: Path) -> Non
     two_hosts.run(0, "nc", "-N", "127.0.0.1", 9100, stdin=b"from here\n").wait()
     wait_until(lambda: copy.exists() and copy.read_bytes(), "nothing arrives", 30, sender, receiver)
     assert copy.read_bytes() == b"from here\n"
+
+
+def test_the_first_who_comes_to_a_hub_with_inputs_may_take_nothing(start: Start, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "app.log"
+    log.write_bytes(b"for whoever takes it\n")
+    collecting = start("-p", port, "-k", "--input", f"follow:{log}")
+    collecting.wait_line("listening on")
+    sender = start("--peer", f"127.0.0.1:{port}", "--send-only", stdin=b"sent by the first\n")
+    sender.wait_status(0)
+    receiver = start("--peer", f"127.0.0.1:{port}", "--recv-only")
+    receiver.wait_output(b"for whoever takes it\n")
+
+
+def test_as_many_descriptors_as_there_may_be(start: Start) -> None:
+    program = start("-p", 0, "--recv-only")
+    program.wait_line("listening on")
+    soft, hard = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
+    assert soft == min(hard, 65_536) or hard == resource.RLIM_INFINITY
 
 
 # Outputs ------------------------------------------------------------------------------------------------------------------------
@@ -188,6 +215,8 @@ def test_messages_become_datagrams_and_datagrams_messages(start: Start, tmp_path
         (("--input", "no-such-file"), "no-such-file does not exist"),
         (("--input", "/"), "is a directory|is no file"),
         (("--input", "systemd:domain=INET:index=0"), "systemd"),
+        (("--input", "app.log", "--input", "follow:./app.log"), "app.log and follow:\\./app.log are the same file"),
+        (("--input", "follow:app.log", "--output", "./app.log"), "follow:app.log is also an output"),
         (("--recv-only", "--output", "tcp:"), "tcp:"),
         (("--recv-only", "--output", "/nowhere/x", "--output", "-"), "/nowhere/x"),
     ],

@@ -6,7 +6,6 @@ all that a plain connection allows.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.logs import Log, first_times
 from tests.support.namespaces import TwoHosts, two_hosts
 from tests.support.processes import wait_until
 from tests.support.service import Service, Yard, yard
@@ -27,52 +27,6 @@ PORT, COLLECTOR, METRICS = 9000, 9200, 9100
 STEP = 2000
 
 FETCH = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
-
-
-class Log:
-    """An application that writes a log, which is rotated under it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines = 0
-        self.whole = bytearray()
-        self._rotations = 0
-        self._chance = random.Random(SEED)
-
-    def write(self, count: int) -> None:
-        """So many lines, in writes that end anywhere."""
-        text = b"".join(
-            b"%08d %s\n" % (number, b"x" * self._chance.randrange(100)) for number in range(self.lines, self.lines + count)
-        )
-        self.lines += count
-        self.whole += text
-        with self.path.open("ab", buffering=0) as file:
-            while text:
-                size = self._chance.randrange(1, 20_000)
-                file.write(text[:size])
-                text = text[size:]
-
-    def rotate(self) -> None:
-        """As logrotate does: app.log.1 becomes app.log.2, and so on."""
-        self._rotations += 1
-        for number in range(self._rotations, 0, -1):
-            before = self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
-            os.rename(before, self.path.with_name(f"{self.path.name}.{number}"))
-
-
-def numbers(data: bytes) -> list[int]:
-    """The numbers of the lines, which are whole."""
-    return [int(line[:8]) for line in data.splitlines()]
-
-
-def first_times(data: bytes) -> bytes:
-    """The lines in their order, those that came again left out."""
-    found, seen = [], -1
-    for line in data.splitlines(keepends=True):
-        if int(line[:8]) > seen:
-            found.append(line)
-            seen = int(line[:8])
-    return b"".join(found)
 
 
 def metrics(hosts: TwoHosts, host: int) -> dict[str, float]:
@@ -89,7 +43,7 @@ def metrics(hosts: TwoHosts, host: int) -> dict[str, float]:
 @pytest.mark.skipif(shutil.which("nc") is None, reason="missing: nc (apt-get install netcat-openbsd)")
 def test_through_rotation_kills_and_resets(two_hosts: TwoHosts, yard: Yard, tmp_path: Path) -> None:
     chance = random.Random(SEED)
-    log, copy, collected = Log(tmp_path / "app.log"), tmp_path / "all.log", tmp_path / "collected"
+    log, copy, collected = Log(tmp_path / "app.log", SEED), tmp_path / "all.log", tmp_path / "collected"
     # `-k`: it takes the next connection when one has ended.
     collector = two_hosts.run(1, "nc", "-l", "-k", "127.0.0.1", COLLECTOR, stdin=b"", stdout=collected)
     sender = yard.service(
@@ -136,7 +90,7 @@ def test_through_rotation_kills_and_resets(two_hosts: TwoHosts, yard: Yard, tmp_
     wait_until(lambda: collected.read_bytes().endswith(log.whole[-200:]), "the socket has not got all", 30, collector)
     data = collected.read_bytes()
     assert first_times(data) == bytes(log.whole)
-    repeats = len(numbers(data)) - log.lines
+    repeats = len(data.splitlines()) - log.lines
     # Each crash of the hub repeats what it had not committed, 4 MiB at most; each reset what was on the way.
     assert repeats * 60 <= (KILLS + RESETS) * 4 * 1024 * 1024
     tell_the_story(two_hosts, sender, hub, log)

@@ -108,8 +108,9 @@ def test_sigterm_stops_it() -> None:
 
 def test_wrong_options_are_explained_as_by_the_script() -> None:
     with twistd("--send-onyl") as service:
-        assert service.wait() == 1
-        assert b"did you mean --send-only?" in service.stdout + service.stderr_text.encode()
+        service.wait_status(2)
+        assert service.stdout == b""
+        assert service.stderr_text == "mysocket: unknown option --send-onyl; did you mean --send-only?\n"
 
 
 def test_a_daemon_receives_to_a_file_and_stays(daemon: Daemon) -> None:

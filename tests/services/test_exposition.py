@@ -35,10 +35,10 @@ from mysocket.services import exposition, measures, scrapes
 from mysocket.services.base import EndpointService
 from mysocket.services.exposition import Exposition, families
 from mysocket.services.linked import LinkService
-from mysocket.services.measures import METRICS, Sample
+from mysocket.services.measures import METRICS, Sample, measure
 from mysocket.services.rawdatagram import RawDatagramService
 from mysocket.services.rawstream import RawStreamService
-from mysocket.services.state import LISTED
+from mysocket.services.state import LISTED, Backlog
 from mysocket.spool.disk import DiskSpool
 from mysocket.watch import Voice
 from tests.support.network import Connection, Person, run
@@ -288,6 +288,13 @@ def test_what_waits_in_a_spool(house: House) -> None:
     assert (found["mysocket_acknowledged_position_bytes"], found["mysocket_waiting_bytes"]) == (40, 4)
     spool.retire(44)
     found = totals(service)
+    assert found["mysocket_waiting_bytes"] == found["mysocket_waiting_oldest_seconds"] == 0
+
+
+def test_what_is_acknowledged_while_the_disk_is_asked_waits_no_more(house: House) -> None:
+    spool = house.spool()
+    service = house.service("--peer", "hub:9001", spool=spool)
+    found = {sample.name: sample.value for sample in measure(service, since=0.0, backlog=Backlog(3, NOW - 60), wall=NOW)}
     assert found["mysocket_waiting_bytes"] == found["mysocket_waiting_oldest_seconds"] == 0
 
 

@@ -6,14 +6,22 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from mysocket.carriers.admission import LOG_INTERVAL, RateLimitedLog
+from mysocket.carriers.resolve import DaemonResolver
 from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, LineCutter, Piece
+from mysocket.ends import words
+from mysocket.metrics import Rejected
 from mysocket.services.inputs import HIGH_WATER, TURN, Inputs, StandardTaker, Waiting
+from mysocket.services.sources import NamedInputs
+from mysocket.settings import settings
+from mysocket.specs import parse_input
 from mysocket.spool.interface import Bookmark
+from mysocket.watch import Voice
 
 
 class Stream:
@@ -32,7 +40,8 @@ class Stream:
         self.room -= sum(len(piece.payload) for piece in pieces)
 
     def mark(self, bookmark: Bookmark, done: Callable[[], None]) -> None:
-        raise AssertionError
+        self.accepted.append(([], bookmark))
+        done()
 
     def unmark(self, name: str) -> None:
         raise AssertionError
@@ -192,17 +201,34 @@ def test_losses_are_counted_and_told_now_and_then() -> None:
     one = room.add()
     for _ in range(1000):
         one.drop("dropped one")
-        one.reject("a", "closed one")
-    assert room.told == ["dropped one", "closed one"] and (one.facts.dropped, one.facts.rejected) == (1000, 1000)
+        one.reject("a", "closed one", address="192.0.2.1:5", why=Rejected.NOT_ALLOWED)
+    assert room.told == ["dropped one", "closed one"]
+    assert room.told[1].fields == {"address": "192.0.2.1:5", "reason": "not_allowed", "input": "tcp:1"}  # type: ignore[attr-defined]
+    assert (one.facts.dropped, one.facts.rejected) == (1000, 1000)
     room.clock.advance(LOG_INTERVAL)
     one.drop("dropped one")
     assert room.told[2:] == ["dropped one (and 999 more like it)"]
 
 
+def test_an_input_of_which_much_is_to_be_said_does_not_fill_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "LINES", 5)
+    said: list[str] = []
+    named = settings({"peer": "hub:1", "input": [parse_input("follow:x")]}, ())
+    watch: Any = SimpleNamespace(voice=Voice(said.append))
+    inputs = NamedInputs(
+        named, Clock(), Stream(), resolver=DaemonResolver(Clock()), watch=watch, bookmarks=None, ended=lambda: None
+    )
+    ((_, waiting),) = inputs._waiting
+    for _ in range(20):
+        waiting.tell("truncated")
+        waiting.complain("lines are missing")
+    assert said == ["truncated", "lines are missing"] * 5
+
+
 def test_stdin_among_others_gives_whole_messages() -> None:
     room = Room()
     waiting = room.inputs.add("-")
-    taker, cutter = StandardTaker(waiting, 10 * MAX_PAYLOAD), LineCutter()
+    taker, cutter = StandardTaker(waiting, b"\n", 10 * MAX_PAYLOAD), LineCutter()
     room.add("tcp:1").end()
     room.inputs.start()
     assert taker.room > 0 and [facts.name for facts in room.inputs.facts] == ["tcp:1"]
@@ -237,3 +263,17 @@ def test_any_order_keeps_the_order_of_each(steps: list[tuple[int, int, bool, int
     for pieces, mark in room.stream.accepted:
         if mark is not None:
             assert len(pieces) == 1 and pieces[0].payload.split()[1] == mark.value
+
+
+def test_a_bookmark_alone_comes_behind_what_was_given_before() -> None:
+    room = Room(room=0)
+    one = room.add()
+    room.inputs.start()
+    done: list[int] = []
+    one.give(line(b"before"), Bookmark("input:x", b"1"))
+    one.mark(Bookmark("input:x", b"2"), lambda: done.append(len(room.stream.accepted)))
+    assert not done and not room.stream.accepted
+    room.stream.room = 100
+    room.inputs.go_on()
+    assert [mark.value for _, mark in room.stream.accepted if mark] == [b"1", b"2"] and done == [2]
+    assert one.size == 0

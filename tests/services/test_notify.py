@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -133,9 +134,12 @@ def test_the_reason_is_one_short_line() -> None:
 def test_reloading() -> None:
     one = Supervised(Raw())
     one.take()
+    before = time.monotonic()
     one.notifier.reload()
     begin, end = one.take()
-    assert begin[0] == "RELOADING=1" and begin[1].removeprefix("MONOTONIC_USEC=").isdecimal() and end == ["READY=1"]
+    named, _, microseconds = begin[1].partition("=")
+    assert begin[0] == "RELOADING=1" and named == "MONOTONIC_USEC" and end == ["READY=1"]
+    assert int(before * 1e6) <= int(microseconds) <= time.monotonic() * 1e6
     assert one.service.reopened == 1
 
 
@@ -267,8 +271,12 @@ def test_what_must_be_known_is_said_when_there_is_room_again() -> None:
     one.wait(10)
     assert one.take() == []
     one.room = 1000
+    one.notifier.reload()  # behind what waits, though there is room
+    assert one.take() == []
     one.wait(1)
     sent = one.take()
+    assert [message[0] for message in sent[3:5]] == ["RELOADING=1", "READY=1"]
+    del sent[3:5]
     assert [message[0] for message in sent] == ["READY=1", "RELOADING=1", "READY=1", "STATUS=connected"]
     one.room = 0
     for _ in range(3 * WAITING):

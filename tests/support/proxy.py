@@ -40,7 +40,11 @@ class CuttingProxy:
             if self.refuse:
                 client.close()
                 continue
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()
+                continue
             self._open += [client, server]
             for run in (lambda c=client, s=server: self._there(c, s), lambda c=client, s=server: self._back(c, s)):
                 thread = threading.Thread(target=run, daemon=True)
