@@ -43,6 +43,7 @@ _PEER = ("peer", "address", "node")
 KINDS: dict[str, Kind] = {
     "listening": Kind("info", ("addresses", "takes", "input"),
                       "it listens; `takes`: who may connect; `input`: for which `--input`"),
+    "metrics": Kind("info", ("addresses",), "`--metrics` is served there"),
     "linked": Kind("info", _PEER, "a peer is there: the first connection to it has finished its handshake"),
     "lost": Kind("warn", (*_PEER, "reason", "undelivered"),
                  "the last connection to it was lost; `undelivered`: bytes that wait to be acknowledged"),

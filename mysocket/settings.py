@@ -207,6 +207,8 @@ def settings(values: Mapping[str, object], positionals: Sequence[str]) -> Settin
     _check_spool(fields)
     _check_downloads(fields)
     port, peer = _classic(fields["port"], fields["peer"], positionals)
+    if fields["metrics"] is not None and port == str(fields["metrics"][1]) != "0" and not fields["udp"]:
+        raise UsageError(f"-p and --metrics name the same port, {port}; give another to one of them")
     if port is None and peer is None:
         raise UsageError(f"nowhere to listen and nobody to dial; the forms are:\n  {CLASSIC}\n  {DIAL}\n  {LISTEN}")
     endpoints = [port] if port is not None and is_endpoint(port, listening=True) else []

@@ -14,7 +14,7 @@ from twisted.python import usage
 from mysocket._version import __version__
 from mysocket.commandline import spell_out, with_config
 from mysocket.errors import MySocketError, UsageError
-from mysocket.logs import Lines, is_journal
+from mysocket.logs import MARKS, Lines, is_journal
 from mysocket.notices import failure
 from mysocket.options import ANSWERS, FLAG, OPTIONS, REPEAT, VALUE, Option
 from mysocket.settings import Settings, settings
@@ -42,7 +42,8 @@ class Options(usage.Options):
         except UsageError as error:
             if self.parent is not None:
                 # twistd would print all its help, with the error below it, and leave with 1.
-                sys.stderr.write(f"mysocket: {explain(str(error))}\n")
+                mark = MARKS["error"] if is_journal(os.environ) else ""
+                sys.stderr.write(f"{mark}mysocket: {explain(str(error))}\n")
                 sys.exit(error.status)
             raise usage.UsageError(explain(str(error))) from error
 

@@ -294,12 +294,16 @@ def test_options_of_twistd_end_with_the_status_of_the_error(tmp_path: Path, caps
     assert told.err.startswith("mysocket: The pid file ") and told.err.count("\n") == 1
 
 
-def test_under_twistd_a_wrong_option_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("journal", "mark"), [(False, ""), (True, "<3>")])
+def test_under_twistd_a_wrong_option_is_one_line_and_status_2(
+    journal: bool, mark: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """twistd's own way is all its help, in which the error is the last of seventy lines, and status 1."""
+    monkeypatch.setattr(tap, "is_journal", lambda environ: journal)
     options = tap.Options()
     options.parent = {}  # type: ignore[assignment]
     with pytest.raises(SystemExit) as left:
         options.parseOptions(["-p", "0", "--log-format", "xml"])
     told = capsys.readouterr()
     assert left.value.code == 2 and told.out == ""
-    assert told.err == "mysocket: --log-format: 'xml' is unknown; write text or json\n"
+    assert told.err == f"{mark}mysocket: --log-format: 'xml' is unknown; write text or json\n"

@@ -239,6 +239,7 @@ BAD: list[tuple[str, str]] = [
     ("-p 1 --stream -0", "exclude each other"),
     ("-p 1 --whole --null", "exclude each other"),
     ("-p 1 -JT", "exclude each other"),
+    ("-p 9100 --metrics 9100", "-p and --metrics name the same port, 9100"),
     ("-p 1 --bind 127.0.0.1 --input tcp:5140", "--bind does not reach into an endpoint string; 'tcp:5140'"),
     ("-p 1 --send-only --output x", "exclude each other"),
     ("-p 1 --recv-only --input x", "--recv-only and --input exclude each other: nothing is sent that could be read there"),

@@ -72,8 +72,8 @@ def interfaces(bind: str | None, peer_host: str | None) -> list[str]:
 def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """The endpoint of a Twisted server endpoint string.
 
-    A Unix socket is for this user alone unless its string has a mode: Twisted's own default lets everybody write to it. A TCP port
-    has the same backlog as one that is given by its number.
+    A Unix socket is for this user alone unless its string has a mode: Twisted's own default lets everybody write to it. A TCP
+    port has the same backlog as one that is given by its number.
     """
     whole = text
     if text.startswith("unix:") and not re.search(r"(?<!\\):mode=", text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -53,10 +54,15 @@ class DescriptorOutput:
 
 
 def _open(name: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     try:
-        return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # A FIFO without a reader would hold the whole program.
+        fd = os.open(name, flags | os.O_NONBLOCK, 0o666)
     except OSError as problem:
-        raise CannotOpen(problem.strerror or str(problem), where=name) from None
+        why = "nobody reads it; start its reader first" if problem.errno == errno.ENXIO else problem.strerror or str(problem)
+        raise CannotOpen(why, where=name) from None
+    os.set_blocking(fd, True)
+    return fd
 
 
 def format_for(style: str, max_message: int, *, terminal: bool, shared: bool, raw: bool = False) -> Format:

@@ -29,6 +29,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from mysocket.carriers import build
 from mysocket.carriers.addresses import address_text
 from mysocket.metrics import Histogram
+from mysocket.notices import notice
 from mysocket.services.base import EndpointService
 from mysocket.services.linked import LinkService
 from mysocket.services.measures import METRICS, Sample, health, measure
@@ -135,7 +136,9 @@ class Exposition:
         if self._closed:
             self._stop()
         else:
-            self._service.watch.tell(f"metrics at http://{address_text(self._ports[0].getHost())}/metrics")
+            addresses = " and ".join(address_text(port.getHost()) for port in self._ports)
+            text = f"metrics at http://{addresses.partition(' ')[0]}/metrics"
+            self._service.watch.tell(notice("metrics", text, addresses=addresses))
 
     def close(self) -> Deferred[Any]:
         """Answer nobody any more; fires when nothing listens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import shutil
 import socket
@@ -226,6 +227,20 @@ def test_what_cannot_be_opened_is_named(start: Start, options: tuple[str, ...], 
     program.wait_status(2)
     program.wait_line(said)
     assert "Traceback" not in program.stderr_text
+
+
+def test_a_fifo_that_nobody_reads(start: Start, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    arguments = ("-p", 0, "--recv-only", "--output", fifo)
+    program = start(*arguments)
+    program.wait_status(2)
+    program.wait_line("nobody reads it; start its reader first")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        start(*arguments).wait_line("listening on")
+    finally:
+        os.close(reader)
 
 
 def test_a_port_that_is_taken(start: Start) -> None:
