@@ -55,7 +55,8 @@ KINDS: dict[str, Kind] = {
     "broken_off": Kind("warn", _PEER, "a peer's stream was broken off, or its loss is accepted"),
     "unreachable": Kind("warn", ("error",), "an attempt to connect has failed; it is made again. Once a minute for each reason"),
     "rejected": Kind("warn", ("address", "reason", "input", "left_out"),
-                     "a connection or a datagram was not taken (`reason`: as in the [metrics](#rejected)), and `left_out` more"),
+                     "a connection or a datagram was not taken (`reason`: as in the [metrics](#rejected)), and `left_out` more. "
+                     "Whoever speaks something else, or says nothing, is only counted there"),
     "refused": Kind("error", ("error", "status"), "the peer refuses this side, or what it has is for another"),
     "state_lost": Kind("error", ("error", "status"), "state was lost, here or there, and data may be missing"),
     "failed": Kind("error", ("error", "status"), "it cannot go on"),
