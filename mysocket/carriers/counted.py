@@ -10,7 +10,9 @@ Rules
 2. A connection that was reset counts nothing any more: the queue of a Unix socket is empty then. So the error is looked for after
    the queue.
 3. Inside TLS the bytes are others. There everything counts when nothing is left in any queue, and nothing before.
-4. A receiver that does not read is waited for, however long; one that does not answer is not. TCP_USER_TIMEOUT would end both
+4. Who dials a port of this machine where nobody listens may get that port for its own end, and so a connection with itself (TCP
+   lets both ends dial). It has no receiver.
+5. A receiver that does not read is waited for, however long; one that does not answer is not. TCP_USER_TIMEOUT would end both
    (Linux: tcp_probe_timer), so unanswered segments are looked for in TCP_INFO.
 """
 
@@ -110,6 +112,9 @@ class Counted(Protocol):
         if isinstance(handle, socket.socket):
             self._socket = handle
             if handle.family in (socket.AF_INET, socket.AF_INET6):
+                if _meets_itself(handle):
+                    self.abort("nothing listens there: it was connected to itself")
+                    return
                 _watch_over(handle)
         if self._bottom is transport:
             _hear_of_half_closes(transport)
@@ -288,6 +293,13 @@ def _hear_of_half_closes(transport: Any) -> None:
     wrapper = getattr(transport, "protocol", None)
     if hasattr(wrapper, "readConnectionLost") and not IHalfCloseableProtocol.providedBy(wrapper):
         alsoProvides(wrapper, IHalfCloseableProtocol)
+
+
+def _meets_itself(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        return False  # it is gone already
 
 
 def _watch_over(sock: socket.socket) -> None:

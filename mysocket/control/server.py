@@ -25,6 +25,7 @@ from mysocket.control.questions import Client, Desk, answer
 from mysocket.control.taking import Floor, Taking
 from mysocket.control.turns import Turns
 from mysocket.control.viewing import Viewing
+from mysocket.ends.rounds import Rounds
 from mysocket.errors import FAILED, USAGE, MySocketError
 
 #: Connections at a time; more are told so.
@@ -302,7 +303,8 @@ class ControlFactory(Factory):
         #: By the id of the request, and by the name of the consumer.
         self.taken: dict[bytes, Client] = {}
         self.attached: dict[str, Client] = {}
-        self._again = self._going_on = False
+        #: To be called when the own stream has come further, or has room, or there is room for what clients bring.
+        self.progress = Rounds(self._go_on)
         self.floor = Floor()
         self.floor.held.on_room = self.progress
         #: Who is in a long line.
@@ -315,19 +317,9 @@ class ControlFactory(Factory):
         client.factory = self
         return client
 
-    def progress(self) -> None:
-        """The own stream has come further, or has room; or there is room for what clients bring."""
-        self._again = True
-        if self._going_on:
-            return
-        self._going_on = True
-        try:
-            while self._again:
-                self._again = False
-                for client in list(self.taken.values()):
-                    client.go_on()
-        finally:
-            self._going_on = False
+    def _go_on(self) -> None:
+        for client in list(self.taken.values()):
+            client.go_on()
 
     def pid_of(self, name: str) -> int | None:
         """The process that is attached as that consumer."""

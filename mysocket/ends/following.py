@@ -21,6 +21,7 @@ from zope.interface import implementer
 from mysocket.ends.follow import Follower, Found
 from mysocket.ends.intake import Intake
 from mysocket.ends.place import Place
+from mysocket.ends.rounds import Rounds
 from mysocket.ends.worker import Outcome
 from mysocket.errors import MySocketError
 from mysocket.spool.interface import Bookmark
@@ -74,7 +75,7 @@ class FileSource:
         self._asked = False  # the hand has something to do
         self._inode: int | None = None  # of the file whose place is known to the intake
         self._marking = False  # the intake has yet to keep a place, and gets nothing meanwhile
-        self._going_on = self._again = False
+        self._go_on = Rounds(self._ask)
         self._started = self._stopped = False
 
     def start(self) -> None:
@@ -97,19 +98,6 @@ class FileSource:
             self._alarm.close()
         # It may be in use there at this moment: it is closed behind that.
         self._hand.do(self._follower.close, lambda outcome: None)
-
-    def _go_on(self) -> None:
-        # A hand may do its work at once, and an intake may have room at once: no call goes deeper and deeper.
-        self._again = True
-        if self._going_on:
-            return
-        self._going_on = True
-        try:
-            while self._again:
-                self._again = False
-                self._ask()
-        finally:
-            self._going_on = False
 
     def _ask(self) -> None:
         if self._asked or self._stopped:
@@ -160,7 +148,7 @@ class FileSource:
             self._go_on()
 
     def _wait(self) -> None:
-        if self._asked or self._stopped or self._again or not self._follower.follow:
+        if self._asked or self._stopped or self._go_on.again or not self._follower.follow:
             return  # a file that is not followed waits for room, or until its place is kept
         self._call = self._clock.callLater(INTERVAL, self._look)
         if self._alarm is not None and not self._intake.full:

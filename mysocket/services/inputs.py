@@ -18,6 +18,7 @@ from mysocket.carriers.admission import RateLimitedLog
 from mysocket.core.batch import Piece
 from mysocket.ends.intake import InputFacts, Source
 from mysocket.ends.records import Records
+from mysocket.ends.rounds import Rounds
 from mysocket.metrics import Rejected
 from mysocket.notices import notice
 from mysocket.services.outlet import Outlet
@@ -149,7 +150,7 @@ class Inputs:
         self._on_end = ended
         self._waiting: list[Waiting] = []
         self._turn = 0
-        self._going_on = self._again = False
+        self._rounds = Rounds(self._round)
         self._started = self._stopped = self._told_end = False
 
     def add(self, name: str, *, high_water: int = HIGH_WATER) -> Waiting:
@@ -196,16 +197,11 @@ class Inputs:
 
     def go_on(self) -> None:
         """Give what can be given. To be called when the own stream has room, or there is one."""
-        self._again = True
-        if self._going_on or not self._started:
-            return
-        self._going_on = True
-        try:
-            while self._again:
-                self._again = False
-                self._give_all()
-        finally:
-            self._going_on = False
+        if self._started:
+            self._rounds()
+
+    def _round(self) -> None:
+        self._give_all()
         if self.ended and not self._told_end and not self._stopped:
             self._told_end = True
             self._on_end()

@@ -26,6 +26,7 @@ from mysocket.core.batch import Piece
 from mysocket.core.transfer import Chunk, Part
 from mysocket.ends.escape import one_line
 from mysocket.ends.filereader import BLOCK, FileReader
+from mysocket.ends.rounds import Rounds
 from mysocket.ends.worker import Outcome
 from mysocket.errors import MySocketError, NoFilesTaken, NotSendable
 from mysocket.services.outlet import Outlet
@@ -90,7 +91,8 @@ class Uploads:
         self._flight = Flight()
         self._stopped = False
         self._given_up: list[Upload] = []  # because the session leaves
-        self._going_on = self._again = False
+        #: Give what can be given. To be called when the own stream has come further, has room, or has a peer.
+        self.go_on = Rounds(self._round)
         self._idle: list[Deferred[None]] = []
 
     # For users ------------------------------------------------------------------------------------------------------------------
@@ -187,21 +189,11 @@ class Uploads:
 
     # What goes on ---------------------------------------------------------------------------------------------------------------
 
-    def go_on(self) -> None:
-        """Give what can be given. To be called when the own stream has come further, has room, or has a peer."""
-        self._again = True
-        if self._going_on:
-            return
-        self._going_on = True
-        try:
-            while self._again:
-                self._again = False
-                if (stream := self._outlet.stream) is not None:
-                    self._flight.acknowledged(self._clock.seconds(), stream.retired)
-                while self._jobs and self._step(self._jobs[0]):
-                    pass
-        finally:
-            self._going_on = False
+    def _round(self) -> None:
+        if (stream := self._outlet.stream) is not None:
+            self._flight.acknowledged(self._clock.seconds(), stream.retired)
+        while self._jobs and self._step(self._jobs[0]):
+            pass
         if not self._jobs:
             idle, self._idle = self._idle, []
             for deferred in idle:

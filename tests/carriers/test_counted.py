@@ -192,6 +192,32 @@ def test_an_idle_connection_is_probed() -> None:
     bench.close()
 
 
+def test_a_connection_that_is_reset_before_anybody_has_seen_it() -> None:
+    ours, theirs = pair("tcp")
+    reset(theirs)
+    owner = Owner()
+    connection = Counted(owner, Clock())
+    transport = Transport(ours, connection)
+    connection.makeConnection(transport)  # type: ignore[arg-type]
+    transport.turn()
+    assert owner.heard[0] == "up" and owner.heard[1].startswith("lost: ")
+    ours.close()
+
+
+def test_a_connection_with_itself_is_none() -> None:
+    """Who dials a port of this machine where nobody listens, again and again, gets that very port for its own end one day."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        sock.setblocking(False)
+        owner = Owner()
+        connection = Counted(owner, Clock())
+        transport = Transport(sock, connection)
+        connection.makeConnection(transport)  # type: ignore[arg-type]
+        transport.turn()
+    assert owner.heard == ["lost: nothing listens there: it was connected to itself"]
+
+
 def test_closing_in_order_gives_the_receiver_all_and_waits_for_its_close(bench: Bench) -> None:
     bench.connection.write([b"all of it\n"])
     bench.connection.owner = None
