@@ -150,7 +150,7 @@ def _check_files(inputs: Sequence[Spec], outputs: Sequence[Spec]) -> None:
     files = [spec for spec in inputs if spec.place in (Place.FILE, Place.FOLLOW)]
     if not files:
         return
-    from mysocket.ends.place import known_as
+    from mysocket.inputs.place import known_as
 
     written = {os.path.realpath(spec.target) for spec in outputs if spec.place is Place.FILE}
     known: dict[str, Spec] = {}

@@ -17,7 +17,21 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = [
     *("errors", "failpoints", "_version", "metrics", "notices"),
-    *("core", "spool", "carriers", "ends", "logs", "sending", "receiving", "link", "strangers", "node", "watch", "control"),
+    *(
+        "core",
+        "spool",
+        "carriers",
+        "ends",
+        "inputs",
+        "logs",
+        "sending",
+        "receiving",
+        "link",
+        "strangers",
+        "node",
+        "watch",
+        "control",
+    ),
     *("values", "specs", "options", "settings", "configfile", "screen", "commandline", "peer", "api", "services", "runtime"),
     *("service", "foreground", "verbs", "cli", "tap"),
     # `python -m mysocket`, and the public names, which __init__ fetches only when they are asked for.

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
+from twisted.internet.defer import Deferred, succeed
+
 from mysocket.core.batch import Bytes, cutter
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What
@@ -62,8 +64,8 @@ class Outputs(Interface):
     def reopen(self) -> None:
         """Files among them were moved away."""
 
-    def close(self) -> None:
-        """Write nothing more."""
+    def close(self) -> Deferred[None]:
+        """Write nothing more; fires when connections are closed."""
 
 
 class Ends:
@@ -212,13 +214,17 @@ class Ends:
         if self._source is not None:
             self._source.stop()
 
-    def close(self) -> None:
-        """Give back what was opened."""
+    def close(self) -> Deferred[None]:
+        """Give back what was opened; fires when the connections of outputs are closed."""
         self.stop_input()
         if self._private_input is not None:
             self._private_input.close()
-        for one in (self._outputs, self._opened):
-            if one is not None:
-                self.all_written = self.all_written and one.idle
-                one.close()
+        outputs, opened = self._outputs, self._opened
         self._outputs = self._opened = None
+        if opened is not None:
+            self.all_written = opened.idle
+            opened.close()
+        if outputs is None:
+            return succeed(None)
+        self.all_written = outputs.idle
+        return outputs.close()

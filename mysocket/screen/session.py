@@ -158,14 +158,15 @@ class Session(Ends):
         self._over = True
         self.prompt.close_input()
 
-    def close(self) -> None:
+    def close(self) -> Deferred[None]:
         """The prompt goes when all has been said (:meth:`leave`)."""
-        super().close()
+        closed = super().close()
         untaken = self._waiting.untaken
         if untaken:
             self.note(f"not delivered: {untaken} message{'s' * (untaken != 1)}; nobody has come for what was typed", problem=True)
         for message in self._waiting.drain():
             self.prompt.show(self.lines.own(message.text, message.at, WAITING))
+        return closed
 
     # The screen -----------------------------------------------------------------------------------------------------------------
 

@@ -307,8 +307,9 @@ class EndpointService(Service, ABC):
             closed.callback(None)
 
         def close_ends(_: None) -> Deferred[None]:
-            self.ends.close()
-            return self.close_storage()
+            # A receiver that is still reading what it has must not meet a process that is gone.
+            outputs = self.ends.close()
+            return self.close_storage().addCallback(lambda _: outputs)
 
         closed.addCallback(close_ends).chainDeferred(done)
         DeferredList([deferred for deferred in waiting if isinstance(deferred, Deferred)]).addCallback(all_closed)

@@ -18,8 +18,8 @@ from mysocket.carriers import build, holders
 from mysocket.carriers.addresses import host_port_text
 from mysocket.ends.directory import judge
 from mysocket.ends.filereader import shown
-from mysocket.ends.openfile import NoFile, open_file
 from mysocket.errors import CannotOpen, InputMissing, InputRefused, PidFileTaken, SpoolLocked, UsageError
+from mysocket.inputs.openfile import NoFile, open_file
 from mysocket.settings import Settings
 from mysocket.specs import Place, Spec
 from mysocket.spool import lock

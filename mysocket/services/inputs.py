@@ -17,8 +17,8 @@ from typing import NamedTuple
 from mysocket.carriers.admission import RateLimitedLog
 from mysocket.core.batch import Piece
 from mysocket.ends.intake import InputFacts, Source
-from mysocket.ends.records import Records
 from mysocket.ends.rounds import Rounds
+from mysocket.inputs.records import Records
 from mysocket.metrics import Rejected
 from mysocket.notices import notice
 from mysocket.services.outlet import Outlet

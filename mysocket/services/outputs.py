@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.defer import Deferred, DeferredList
+
 from mysocket.carriers import build
 from mysocket.carriers.resolve import DaemonResolver
 from mysocket.ends.datagrams import DatagramSink
@@ -101,8 +103,9 @@ class NamedOutputs:
         if self._durable is not None:
             self._durable.reopen()
 
-    def close(self) -> None:
+    def close(self) -> Deferred[None]:
         for _, one in self._written:
             one.close()
-        for other in self._sent:
-            other.close()
+        waiting: list[Any] = [one.close() for one in self._sent]
+        closed = DeferredList([one for one in waiting if isinstance(one, Deferred)])
+        return closed.addCallback(lambda _: None)

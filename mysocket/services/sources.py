@@ -11,11 +11,11 @@ from mysocket.carriers import build
 from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import LOOPBACK, Admission, RateLimitedLog
 from mysocket.carriers.resolve import DaemonResolver
-from mysocket.ends.datagramsource import MAX_QUEUED, DatagramSource
 from mysocket.ends.intake import InputFacts, Source
-from mysocket.ends.listeners import ConnectionSource
 from mysocket.ends.words import Words
 from mysocket.ends.worker import Worker
+from mysocket.inputs.datagramsource import MAX_QUEUED, DatagramSource
+from mysocket.inputs.listeners import ConnectionSource
 from mysocket.notices import notice
 from mysocket.services.inputs import HIGH_WATER, Inputs, StandardTaker, Waiting
 from mysocket.services.outlet import Outlet
@@ -128,9 +128,9 @@ class NamedInputs:
         self._watch.tell(notice("listening", text, addresses=where, takes=str(self._admission), input=str(spec)))
 
     def _open_file(self, spec: Spec, waiting: Waiting) -> Source:
-        from mysocket.ends.follow import Follower
-        from mysocket.ends.following import FileSource
-        from mysocket.ends.place import bookmark_name
+        from mysocket.inputs.follow import Follower
+        from mysocket.inputs.following import FileSource
+        from mysocket.inputs.place import bookmark_name
 
         name = bookmark_name(spec.target)
         follower = Follower(

@@ -190,6 +190,28 @@ def test_an_output_that_is_down_is_waited_for(start: Start, tmp_path: Path) -> N
     wait_until(lambda: nc.stdout == lines, "nc has not got it", 30, nc, receiver)
 
 
+def test_a_collector_that_answers_gets_all_at_the_end(start: Start) -> None:
+    """A socket that is closed for good answers with a reset, and who hears that reads no more of what it has."""
+    data = b"".join(b"line %d\n" % number for number in range(20))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = free_port()
+        receiver = start("-p", port, "--recv-only", "--output", f"tcp:127.0.0.1:{listening.getsockname()[1]}")
+        sender = start("--peer", f"127.0.0.1:{port}", "--send-only", stdin=data)
+        listening.settimeout(30)
+        collector = listening.accept()[0]
+    with collector:
+        sender.wait_status(0)
+        over = select.poll()
+        over.register(collector, select.POLLRDHUP)
+        assert over.poll(30_000), "the receiver does not leave"
+        found = b""
+        while byte := collector.recv(1):
+            found += byte
+            collector.sendall(b"thank you\n")
+    assert found == data
+    receiver.wait_status(0)
+
+
 def test_messages_become_datagrams_and_datagrams_messages(start: Start, tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
         listening.bind(("127.0.0.1", 0))

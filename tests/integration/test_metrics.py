@@ -227,7 +227,7 @@ def test_a_port_that_is_taken_is_status_2_before_anything_is_sent(yard: Yard) ->
 def test_what_no_option_asks_for_is_not_loaded() -> None:
     """A plain session starts in a fifth of a second, and each of these would be a part of that."""
     rich = "prometheus_client twisted.web tomllib twisted.internet.inotify mysocket.configfile mysocket.services.sources"
-    rich += " mysocket.services.outputs mysocket.services.exposition mysocket.services.notify mysocket.ends.follow"
+    rich += " mysocket.services.outputs mysocket.services.exposition mysocket.services.notify mysocket.inputs.follow"
     source = (
         "import sys, mysocket.service, mysocket.services.desk, mysocket.services.rawstream, mysocket.tap\n"
         "print([name for name in sys.argv[1:] if name in sys.modules])"

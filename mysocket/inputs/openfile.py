@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from mysocket.ends.place import REACH, Place, fingerprint
+from mysocket.inputs.place import REACH, Place, fingerprint
 
 Identity = tuple[int, int]
 

@@ -17,8 +17,8 @@ from twisted.internet.protocol import DatagramProtocol
 from mysocket.carriers.addresses import host_port_text
 from mysocket.carriers.admission import Admission, source_of
 from mysocket.core.batch import Kind, Piece
-from mysocket.ends.cutting import Lines
-from mysocket.ends.listeners import GuardedIntake
+from mysocket.inputs.cutting import Lines
+from mysocket.inputs.listeners import GuardedIntake
 from mysocket.metrics import Rejected
 
 #: Bytes of datagrams that wait for room, above which more are dropped.

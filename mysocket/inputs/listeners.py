@@ -18,7 +18,7 @@ from mysocket.carriers.addresses import address_text
 from mysocket.carriers.admission import Admission, source_of
 from mysocket.core.batch import Piece
 from mysocket.ends.intake import Intake
-from mysocket.ends.records import Records
+from mysocket.inputs.records import Records
 from mysocket.metrics import Rejected
 
 #: Connections to one input at a time.

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Flag, Kind, Piece, split
-from mysocket.ends import follow as follow_module
-from mysocket.ends import openfile, rotation, succession
-from mysocket.ends.cutting import Lines
-from mysocket.ends.follow import Follower, Found, bookmark_name
-from mysocket.ends.place import PREFIX, REACH, Place, fingerprint
-from mysocket.ends.succession import LINGER, MAX_HELD, WATCH_LEFT
 from mysocket.errors import InputMissing, InputRefused, InputUnread, PlaceUnknown, WholeTooLong
+from mysocket.inputs import follow as follow_module
+from mysocket.inputs import openfile, rotation, succession
+from mysocket.inputs.cutting import Lines
+from mysocket.inputs.follow import Follower, Found, bookmark_name
+from mysocket.inputs.place import PREFIX, REACH, Place, fingerprint
+from mysocket.inputs.succession import LINGER, MAX_HELD, WATCH_LEFT
 
 LIMIT = 16 * 1024**2
 NUL_OR_LF = {True: b"\0", False: b"\n"}
@@ -246,7 +246,7 @@ def test_pieces_are_whole_messages_within_the_limit(sizes: list[int], longest: i
     if not block:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mysocket.ends.cutting.MAX_PAYLOAD", batch)
+        patch.setattr("mysocket.inputs.cutting.MAX_PAYLOAD", batch)
         pieces = Lines(delimiter, longest).whole(block)
     assert b"".join(piece.payload for piece in pieces) == block
     assert all(0 < len(piece.payload) <= batch for piece in pieces)

@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mysocket.ends.filereader import shown
-from mysocket.ends.openfile import NoFile, OpenFile, open_file
-from mysocket.ends.place import Place
-from mysocket.ends.rotation import FIRST, Entry, Key, Unsettled, look_around
 from mysocket.errors import InputMissing, InputRefused
+from mysocket.inputs.openfile import NoFile, OpenFile, open_file
+from mysocket.inputs.place import Place
+from mysocket.inputs.rotation import FIRST, Entry, Key, Unsettled, look_around
 
 #: Seconds in which nothing was written to a renamed file before the next one is read.
 LINGER = 1.0

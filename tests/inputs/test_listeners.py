@@ -12,8 +12,8 @@ from twisted.internet.testing import StringTransport
 
 from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.core.batch import Flag
-from mysocket.ends import listeners
-from mysocket.ends.listeners import ConnectionSource, LinesProtocol
+from mysocket.inputs import listeners
+from mysocket.inputs.listeners import ConnectionSource, LinesProtocol
 from mysocket.metrics import Rejected
 from tests.support.intake import Taking
 

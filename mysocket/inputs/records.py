@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mysocket.core.batch import Piece
-from mysocket.ends.cutting import Lines
+from mysocket.inputs.cutting import Lines
 
 
 class Records:

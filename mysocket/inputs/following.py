@@ -1,4 +1,4 @@
-"""The file of a :class:`~mysocket.ends.follow.Follower` as a :class:`~mysocket.ends.intake.Source`.
+"""The file of a :class:`~mysocket.inputs.follow.Follower` as a :class:`~mysocket.ends.intake.Source`.
 
 It is read in another thread, which may wait for a disk, one portion after the other as long as the intake is not full. At the end
 of a file that is followed it is looked at every INTERVAL, and sooner where the kernel says that something has happened
@@ -18,12 +18,12 @@ from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mysocket.ends.follow import Follower, Found
 from mysocket.ends.intake import Intake
-from mysocket.ends.place import Place
 from mysocket.ends.rounds import Rounds
 from mysocket.ends.worker import Outcome
 from mysocket.errors import MySocketError
+from mysocket.inputs.follow import Follower, Found
+from mysocket.inputs.place import Place
 from mysocket.spool.interface import Bookmark
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Hand(Interface):
 class FileSource:
     """See the module.
 
-    :param name: of its bookmark (:func:`mysocket.ends.follow.bookmark_name`).
+    :param name: of its bookmark (:func:`mysocket.inputs.follow.bookmark_name`).
     :param hand: a thread of its own: a server of files that does not answer holds it up.
     :param failed: called if it cannot be read any more; it is stopped then.
     :param reactor: where to listen to the kernel, or None: not at all.

@@ -14,15 +14,15 @@ import pytest
 from twisted.internet.task import Clock
 
 from mysocket.core.batch import Piece
-from mysocket.ends import following
-from mysocket.ends.follow import Follower, bookmark_name
-from mysocket.ends.following import INTERVAL, PORTION, FileSource
-from mysocket.ends.place import Place
-from mysocket.ends.succession import LINGER
 from mysocket.ends.worker import Outcome, Worker, attempt
 from mysocket.errors import InputMissing, InputUnread, MySocketError
+from mysocket.inputs import following
+from mysocket.inputs.follow import Follower, bookmark_name
+from mysocket.inputs.following import INTERVAL, PORTION, FileSource
+from mysocket.inputs.place import Place
+from mysocket.inputs.succession import LINGER
 from mysocket.spool.interface import Bookmark
-from tests.ends.test_follow import messages, open_below
+from tests.inputs.test_follow import messages, open_below
 from tests.support.processes import TIMEOUT
 
 T = TypeVar("T")
@@ -207,7 +207,7 @@ def test_a_large_file_is_read_in_portions_without_going_deeper(path: Path) -> No
 
 def test_a_small_portion_each_does_not_go_deeper_either(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "PORTION", 1)
-    monkeypatch.setattr("mysocket.ends.follow.LEAST_READ", 1)
+    monkeypatch.setattr("mysocket.inputs.follow.LEAST_READ", 1)
     path.write_bytes(b"x\n" * 3000)
     room = Room(path, AtOnce())
     room.source.start()

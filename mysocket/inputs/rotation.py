@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mysocket.ends.openfile import Identity
+from mysocket.inputs.openfile import Identity
 
 #: Times that directories are read again because files in them were renamed meanwhile.
 ATTEMPTS = 10

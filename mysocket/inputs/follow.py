@@ -2,7 +2,7 @@
 
 Rules
 
-1. The first time from the start. A :class:`~mysocket.ends.place.Place` says how far it was read, and is committed together with
+1. The first time from the start. A :class:`~mysocket.inputs.place.Place` says how far it was read, and is committed together with
    what was read; the next process goes on there. So each byte is given once, also of a file that is read once and has grown.
 2. The place stands behind whole messages: a last line without its end waits for it, in the file. Read once, the file ends with
    that line; what is written behind it later is a message of its own.
@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, Piece
-from mysocket.ends.cutting import Lines, parts
-from mysocket.ends.openfile import OpenFile, Truncated
-from mysocket.ends.place import Place, bookmark_name
-from mysocket.ends.succession import Report, Succession
 from mysocket.errors import InputUnread, WholeTooLong
+from mysocket.inputs.cutting import Lines, parts
+from mysocket.inputs.openfile import OpenFile, Truncated
+from mysocket.inputs.place import Place, bookmark_name
+from mysocket.inputs.succession import Report, Succession
 
 __all__ = ["Follower", "Found", "bookmark_name"]
 

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 
 from mysocket.carriers.admission import LOOPBACK, Admission
 from mysocket.core.batch import Flag, Kind, Piece
-from mysocket.ends.datagramsource import DatagramSource
+from mysocket.inputs.datagramsource import DatagramSource
 from tests.support.intake import Taking
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Flag, Kind, Piece, split
-from mysocket.ends.records import Records
+from mysocket.inputs.records import Records
 
 LINES = st.lists(st.binary(max_size=20).map(lambda data: data.replace(b"\n", b"-")), max_size=20)
 
