@@ -24,7 +24,7 @@ from mysocket.errors import ConnectionRefused, MySocketError
 from mysocket.logs import Lines, is_journal
 from mysocket.notices import failure, notice
 from mysocket.runtime import use_all_descriptors, use_monotonic_time
-from mysocket.services.base import EndpointService
+from mysocket.services.base import EndpointService, Exposed
 from mysocket.settings import Settings
 from mysocket.watch import Voice, Watch
 
@@ -289,17 +289,21 @@ def _compose(
     """
     :param attended: other programs of the same user can talk to it.
     """
-    kind: Callable[..., EndpointService]
+    service: EndpointService
     if settings.udp:
-        from mysocket.services.rawdatagram import RawDatagramService as kind
+        from mysocket.services.rawdatagram import RawDatagramService
+
+        service = RawDatagramService(settings, reactor, voice=voice, ends=ends)
     elif settings.raw:
-        from mysocket.services.rawstream import RawStreamService as kind
+        from mysocket.services.rawstream import RawStreamService
+
+        service = RawStreamService(settings, reactor, voice=voice, ends=ends)
     else:
         from mysocket.ends.directory import open_directory
         from mysocket.services.linked import LinkService
 
         directory = open_directory(settings.download_dir) if settings.download_dir is not None else None
-        service = LinkService(
+        service = linked = LinkService(
             settings,
             reactor,
             voice=voice,
@@ -312,6 +316,13 @@ def _compose(
         if attended:
             from mysocket.services.desk import ServiceDesk
 
-            service.reception = ServiceDesk(service, spool, os.urandom)
-        return service
-    return kind(settings, reactor, voice=voice, ends=ends)
+            linked.reception = ServiceDesk(linked, spool, os.urandom)
+    if settings.metrics is not None:
+        service.make_exposed = partial(_make_exposed, service, settings.metrics)
+    return service
+
+
+def _make_exposed(service: EndpointService, where: tuple[str, int]) -> Exposed:
+    from mysocket.services.exposition import Exposition
+
+    return Exposition(service, where)

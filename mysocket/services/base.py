@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -27,7 +28,6 @@ from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
 if TYPE_CHECKING:
-    from mysocket.services.exposition import Exposition
     from mysocket.services.uploads import Uploads
 
 #: Seconds in which connections are closed when the program leaves.
@@ -44,6 +44,19 @@ def keep_freed_memory() -> None:
     twice the size of the largest block that was ever mapped by itself and freed (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
     """
     bytes(4 * 1024 * 1024)
+
+
+class Exposed(Interface):
+    """What is served beside the messages: metrics."""
+
+    async def open(self) -> None:
+        """Listen.
+
+        :raises MySocketError: it cannot.
+        """
+
+    def close(self) -> Deferred[Any]:
+        """Answer nobody any more; fires when nothing listens."""
 
 
 class EndpointService(Service, ABC):
@@ -72,7 +85,9 @@ class EndpointService(Service, ABC):
         self.on_leaving: Callable[[str], None] = lambda why: None
         self._leaving = False
         self._ports: list[IListeningPort] = []
-        self._exposition: Exposition | None = None
+        #: Makes what tells its metrics, if it is to; called when it listens, for that has libraries that take their time.
+        self.make_exposed: Callable[[], Exposed] | None = None
+        self._exposed: Exposed | None = None
         self._closing: Deferred[None] | None = None
 
     # For those who inherit ------------------------------------------------------------------------------------------------------
@@ -173,20 +188,13 @@ class EndpointService(Service, ABC):
 
     async def _start(self) -> None:
         await self.start()
-        await self._expose()
+        if self.make_exposed is not None:
+            self._exposed = self.make_exposed()
+            await self._exposed.open()
         self.ends.greet()
         self.watch.changed()
         if not self._leaving:
             self.on_ready()
-
-    async def _expose(self) -> None:
-        """Serve metrics, if they are wanted; their libraries cost time that others need not wait."""
-        if self.settings.metrics is None:
-            return
-        from mysocket.services.exposition import Exposition
-
-        self._exposition = Exposition(self)
-        await self._exposition.listen(*self.settings.metrics)
 
     def _could_not_start(self, failure: Failure) -> None:
         error = failure.value
@@ -290,8 +298,8 @@ class EndpointService(Service, ABC):
         waiting: list[Any] = [port.stopListening() for port in self._ports]
         waiting.append(self.say_goodbye(why))
         self._ports.clear()
-        if self._exposition is not None:
-            waiting.append(self._exposition.close())
+        if self._exposed is not None:
+            waiting.append(self._exposed.close())
         closed: Deferred[None] = Deferred()
         calls = [
             self.reactor.callLater(patience, self.abort),

@@ -110,11 +110,13 @@ class Numbers:
 class Exposition:
     """Serves the metrics and the health of a service; a :class:`~mysocket.services.scrapes.Teller`.
 
+    :param where: the address, or nothing for this machine's own, and the port (0: any).
     :param wall: the time in seconds since the epoch.
     """
 
-    def __init__(self, service: EndpointService, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, service: EndpointService, where: tuple[str, int], wall: Callable[[], float] = time.time) -> None:
         self._service = service
+        self._where = where
         self._clock = service.reactor
         self._numbers = Numbers(service, wall(), wall)
         self._registry = CollectorRegistry()
@@ -126,12 +128,12 @@ class Exposition:
         self._closed = False
         self.factory = Scrapes(self, self._clock)
 
-    async def listen(self, host: str, port: int) -> None:
-        """Listen on an address, or on this machine's own, and say where.
+    async def open(self) -> None:
+        """Listen, and say where.
 
-        :param port: 0: any.
         :raises MySocketError: it is taken, or there is no such address.
         """
+        host, port = self._where
         self._ports = await build.listen_port(self._clock, port, [host] if host else build.LOOPBACK, self.factory)
         if self._closed:
             self._stop()

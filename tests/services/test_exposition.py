@@ -168,7 +168,7 @@ def body(answer: bytes, status: int = 200) -> str:
 
 
 def exposed(service: EndpointService) -> Exposition:
-    return Exposition(service, wall=lambda: NOW)
+    return Exposition(service, ("127.0.0.1", 0), wall=lambda: NOW)
 
 
 def read(served: Exposition, accept: str = "text/plain") -> dict[str, Metric]:
