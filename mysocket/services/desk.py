@@ -20,7 +20,7 @@ from mysocket.control.server import ControlFactory
 from mysocket.core.wire import Input
 from mysocket.errors import MySocketError, NoControlSocket
 from mysocket.services.linked import LinkService
-from mysocket.services.outlet import OwnOutlet
+from mysocket.services.own import OwnOutlet
 from mysocket.services.state import Backlog, state
 from mysocket.spool.disk import DiskSpool
 

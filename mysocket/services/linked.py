@@ -32,7 +32,7 @@ from mysocket.node import WINDOW, Character, Node
 from mysocket.notices import notice
 from mysocket.services import sentences
 from mysocket.services.base import EndpointService
-from mysocket.services.outlet import HeldTaker, OwnOutlet
+from mysocket.services.own import HeldTaker, OwnOutlet
 from mysocket.services.patience import patiently
 from mysocket.services.uploads import Uploads
 from mysocket.settings import Settings
@@ -241,6 +241,11 @@ class LinkService(EndpointService):
     def spool(self) -> DiskSpool | None:
         """Keeps what waits, and positions; None: memory mode."""
         return self._spool
+
+    @property
+    def sends(self) -> bool:
+        """Has it an own stream?"""
+        return not self.settings.recv_only and self.node.character.input is not Input.NONE
 
     @property
     def own_link(self) -> Link | None:

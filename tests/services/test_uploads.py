@@ -24,7 +24,7 @@ from mysocket.ends import filereader
 from mysocket.ends.filereader import BLOCK, Stamp
 from mysocket.ends.worker import Outcome, attempt
 from mysocket.errors import FileChanged, NoFilesTaken, NotSendable
-from mysocket.services.outlet import HeldTaker, OwnOutlet
+from mysocket.services.own import HeldTaker, OwnOutlet
 from mysocket.services.pace import LEAST, MOMENT, MOST, Pace
 from mysocket.services.upload import INTERVAL, PREFIX, Mark
 from mysocket.services.uploads import LEFT, Uploads
@@ -60,8 +60,8 @@ class Room:
         self.service = SimpleNamespace(
             own_link=person.link if person is not None else None,
             own_stream=person.link.sending.spool if person is not None else spool,
-            settings=SimpleNamespace(recv_only=False, peer="hub:9001"),
-            node=SimpleNamespace(character=SimpleNamespace(input=Input.OPEN)),
+            settings=SimpleNamespace(peer="hub:9001"),
+            sends=True,
             full="",
         )
         service: Any = self.service
