@@ -24,6 +24,7 @@ from mysocket.metrics import Counters
 from mysocket.notices import Notice, notice
 from mysocket.notices import failure as failed
 from mysocket.settings import Settings
+from mysocket.specs import Place
 from mysocket.values import is_endpoint, split_host_port
 from mysocket.watch import Voice, Watch
 
@@ -174,8 +175,9 @@ class EndpointService(Service, ABC):
         except MySocketError as error:
             self.watch.fail(error)
         else:
-            if self.settings.output_file is not None:
-                self._tell_running(notice("reopened", f"SIGHUP: {self.settings.output_file} is opened anew"))
+            files = [spec.target for spec in self.settings.outputs if spec.place is Place.FILE]
+            if files:
+                self._tell_running(notice("reopened", f"SIGHUP: opened anew: {', '.join(files)}"))
 
     # Starting -------------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -189,6 +190,17 @@ def test_an_output_that_is_down_is_waited_for(start: Start, tmp_path: Path) -> N
     sender.wait_status(0)
     wait_all(tmp_path, lines, receiver)
     wait_until(lambda: nc.stdout == lines, "nc has not got it", 30, nc, receiver)
+
+
+def test_all_files_are_opened_anew_and_named(start: Start, tmp_path: Path) -> None:
+    where, receiver = hub(start, tmp_path, "--output", tmp_path / "copy", "-v")
+    for name in ("all", "copy"):
+        (tmp_path / name).rename(tmp_path / f"{name}.1")
+    receiver.kill(signal.SIGHUP)
+    receiver.wait_line(f"SIGHUP: opened anew: {tmp_path}/all, {tmp_path}/copy$")
+    start("--peer", where, stdin=b"behind it\n").wait_status(0)
+    for name in ("all", "copy"):
+        wait_all(tmp_path, b"behind it\n", receiver, name=name)
 
 
 def test_a_collector_that_answers_gets_all_at_the_end(start: Start) -> None:
