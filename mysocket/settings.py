@@ -146,17 +146,19 @@ def _check_downloads(fields: Mapping[str, Any]) -> None:
 
 
 def _check_files(inputs: Sequence[Spec], outputs: Sequence[Spec]) -> None:
-    """A file is read once, for it has one place in the spool, and not written to: all that arrives would be sent back."""
+    """A file is read once, for it has one place in the spool; written once, for what is in it is counted; and never both."""
+    written: dict[str, Spec] = {}
+    for spec in outputs:
+        if spec.place is Place.FILE and (first := written.setdefault(os.path.realpath(spec.target), spec)) is not spec:
+            raise UsageError(f"--output {first} and {spec} are the same file; give it once")
     files = [spec for spec in inputs if spec.place in (Place.FILE, Place.FOLLOW)]
     if not files:
         return
     from mysocket.inputs.place import known_as
 
-    written = {os.path.realpath(spec.target) for spec in outputs if spec.place is Place.FILE}
     known: dict[str, Spec] = {}
     for spec in files:
-        first = known.setdefault(known_as(spec.target), spec)
-        if first is not spec:
+        if (first := known.setdefault(known_as(spec.target), spec)) is not spec:
             raise UsageError(f"--input {first} and {spec} are the same file; give it once")
         if os.path.realpath(spec.target) in written:
             raise UsageError(f"--input {spec} is also an output: what arrives would be sent back; give another file")

@@ -23,6 +23,7 @@ ROOMS = [
         "carriers",
         "ends",
         "inputs",
+        "outputs",
         "logs",
         "sending",
         "receiving",

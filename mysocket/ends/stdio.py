@@ -14,9 +14,9 @@ from mysocket.core.batch import Bytes, cutter
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What
 from mysocket.ends.intake import OutputFacts
-from mysocket.ends.outputs import DescriptorOutput, format_for
 from mysocket.ends.sink import FormatSink, Output, Sink
 from mysocket.ends.source import DescriptorSource, Taker
+from mysocket.ends.writing import DescriptorOutput, format_for
 from mysocket.errors import MySocketError
 
 STDIN = 0

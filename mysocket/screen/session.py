@@ -24,10 +24,10 @@ from mysocket.core.batch import Batch, LineCutter, Piece, WholeCutter, split
 from mysocket.core.wire import Input
 from mysocket.ends.descriptors import Private, What, Writer
 from mysocket.ends.escape import escape, one_line
-from mysocket.ends.outputs import STDOUT
 from mysocket.ends.sink import Origin
 from mysocket.ends.source import Taker
 from mysocket.ends.stdio import Ends
+from mysocket.ends.writing import STDOUT
 from mysocket.errors import MySocketError, ScreenFailed
 from mysocket.screen.commands import HELP, Command, Unknown, file_name, meaning
 from mysocket.screen.history import history_path, open_history

@@ -10,14 +10,14 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from mysocket.carriers import build
 from mysocket.carriers.resolve import DaemonResolver
-from mysocket.ends.datagrams import DatagramSink
-from mysocket.ends.fanout import FanOutSink
 from mysocket.ends.intake import OutputFacts
-from mysocket.ends.outgoing import SocketOutput
-from mysocket.ends.outputs import DescriptorOutput, format_for
 from mysocket.ends.sink import FormatSink, Sink
 from mysocket.ends.stdio import ReopenedOutput
+from mysocket.ends.writing import DescriptorOutput, format_for
 from mysocket.errors import MySocketError
+from mysocket.outputs.datagrams import DatagramSink
+from mysocket.outputs.fanout import FanOutSink
+from mysocket.outputs.outgoing import SocketOutput
 from mysocket.settings import Settings
 from mysocket.specs import Place, Spec
 from mysocket.values import split_host_port

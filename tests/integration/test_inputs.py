@@ -252,6 +252,7 @@ def test_messages_become_datagrams_and_datagrams_messages(start: Start, tmp_path
         (("--input", "/"), "is a directory|is no file"),
         (("--input", "systemd:domain=INET:index=0"), "systemd"),
         (("--input", "app.log", "--input", "follow:./app.log"), "app.log and follow:\\./app.log are the same file"),
+        (("--output", "all", "--output", "./all"), "all and \\./all are the same file"),
         (("--input", "follow:app.log", "--output", "./app.log"), "follow:app.log is also an output"),
         (("--recv-only", "--output", "tcp:"), "tcp:"),
         (("--recv-only", "--output", "/nowhere/x", "--output", "-"), "/nowhere/x"),

@@ -22,9 +22,9 @@ from zope.interface import implementer
 
 from mysocket.carriers.build import LAST_RETRY, client_endpoint, retry_policy
 from mysocket.carriers.counted import CLOSE_TIME
-from mysocket.ends import outgoing
-from mysocket.ends.outgoing import LAST_LOOK, SETTLE, SocketOutput
 from mysocket.ends.seldom import SAY_AGAIN, Seldom
+from mysocket.outputs import outgoing
+from mysocket.outputs.outgoing import LAST_LOOK, SETTLE, SocketOutput
 from tests.support.receivers import KINDS, Endpoint, check, drain, line, reset
 
 reactor: Any = installed

@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mysocket.core.batch import END_PAYLOAD, Batch, Bytes, Kind
 from mysocket.core.transfer import Chunk, Part
 from mysocket.core.wire import Hello
-from mysocket.ends.fanout import FanOutSink
 from mysocket.ends.sink import FormatSink, JsonFormat, Origin, PlainFormat, Sink
 from mysocket.ends.sorting import SortingSink
 from mysocket.errors import MessageTooLong, MySocketError, StateLoss
+from mysocket.outputs.fanout import FanOutSink
 
 
 class Sender:

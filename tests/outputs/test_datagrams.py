@@ -18,9 +18,9 @@ from mysocket.carriers.datagram import MAX_DATAGRAM
 from mysocket.carriers.resolve import DaemonResolver, Found
 from mysocket.core.batch import END_PAYLOAD, Batch, Flag, Kind
 from mysocket.core.wire import Hello
-from mysocket.ends.datagrams import AGAIN, AT_ONCE, DatagramSink
 from mysocket.ends.sink import Format, JsonFormat, LineFormat
 from mysocket.errors import MessageTooLong
+from mysocket.outputs.datagrams import AGAIN, AT_ONCE, DatagramSink
 
 HERE = (socket.AF_INET, "127.0.0.1")
 
