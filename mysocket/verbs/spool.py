@@ -16,8 +16,8 @@ import os
 import select
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,8 @@ import lmdb
 
 from mysocket.core.batch import Assembler, Batch, Flag, Kind, Message, chain, count, split
 from mysocket.ends.escape import drawn_json, escape, one_line
-from mysocket.errors import FAILED, CannotOpen, OutputFailed, UsageError
+from mysocket.errors import FAILED, CannotOpen, OutputFailed, PlaceUnknown, UsageError
+from mysocket.inputs.place import PREFIX, Place
 from mysocket.spool import inbox as inboxes
 from mysocket.spool.committer import COUNTED
 from mysocket.spool.inbox import InboxState
@@ -67,12 +68,14 @@ def run(directory: str, *, messages: bool, inbox: bool, json: bool) -> int:
 
 
 class Seen(NamedTuple):
-    """What a spool says, who has sent what, the latest last, when the first message that waits was accepted, and the inbox."""
+    """What a spool says, who has sent what, the latest last, when the first message that waits was accepted, the inbox, and how
+    far the files were read that are inputs."""
 
     state: State
     entries: list[Entry]
     oldest: datetime | None
     inbox: InboxState
+    files: list[Place]
 
 
 def _read(path: str, look: Callable[[Store], T]) -> T:
@@ -97,7 +100,17 @@ def _look(store: Store) -> Seen:
     state = store.state()
     first = next(store.batches(state.retired), None)
     oldest = datetime.fromtimestamp(first[2], UTC) if first is not None else None
-    return Seen(state, sorted(store.entries().values(), key=lambda entry: entry.time), oldest, inboxes.state(store))
+    entries = sorted(store.entries().values(), key=lambda entry: entry.time)
+    return Seen(state, entries, oldest, inboxes.state(store), _files(store.bookmarks()))
+
+
+def _files(bookmarks: Mapping[str, bytes]) -> list[Place]:
+    found = []
+    for name, row in sorted(bookmarks.items()):
+        if name.startswith(PREFIX):
+            with suppress(PlaceUnknown):
+                found.append(Place.decode(row, name))
+    return found
 
 
 def _batches(path: str, state: State) -> Iterator[Batch]:
@@ -229,6 +242,7 @@ def _status_json(seen: Seen, messages: int | None) -> bytes:
             }
             for entry in entries
         ],
+        "files": [{"inode": place.inode, "offset": place.offset, "size": place.size} for place in seen.files],
         "inbox": _inbox_json(seen.inbox),
     }
     # DEL is the one ASCII character that JSON takes as it is, and a terminal does not.
@@ -267,6 +281,7 @@ def _status_text(directory: str, seen: Seen, messages: int | None) -> bytes:
         rows.append(("oldest", f"accepted at {seen.oldest.astimezone().isoformat(timespec='seconds')}"))
     complete = "complete" if state.input_complete else "not complete"
     rows.append(("input", f"{state.input_size} bytes accepted, {complete}"))
+    rows += [("file", f"inode {place.inode}, {place.offset} of {place.size} bytes accepted") for place in seen.files]
     if state.output:
         rows.append(("output", f"{state.output.get('path')}, {state.output.get('length')} bytes committed"))
     for entry in seen.entries:

@@ -26,9 +26,10 @@ from mysocket.core.batch import END, MAX_PAYLOAD, Batch, ChunkCutter, Cutter, Fl
 from mysocket.core.inbox import Mark
 from mysocket.ends.escape import escape
 from mysocket.errors import CannotOpen, MySocketError, SpoolLocked, UnsafeSpool
+from mysocket.inputs.place import Place
 from mysocket.options import MAX_SPOOL, VERBS
 from mysocket.spool.disk import DiskSpool
-from mysocket.spool.interface import Recipient
+from mysocket.spool.interface import Bookmark, Recipient
 from mysocket.spool.ledger import Entry
 from mysocket.spool.lock import LOCK, SPOOL, open_directory
 from mysocket.spool.opening import open_spool
@@ -176,6 +177,7 @@ def test_a_new_spool_says_that_it_is_empty(path: Path, capfdbinary: Capture) -> 
         "oldest": None,
         "output": None,
         "output_length": None,
+        "files": [],
         "streams": [],
         "inbox": {"begin": 0, "end": 0, "kept_bytes": 0, "consumers": []},
     }
@@ -208,6 +210,9 @@ def test_a_used_spool_says_all_of_it(path: Path, tmp_path: Path, capfdbinary: Ca
         stream, node = spool.stream.hex(), spool.node.hex()
     with opened(path, output=output) as spool:
         give(spool, lines(b"four\nfive\n"), END)
+        spool.mark(Bookmark("input:x", Place(1, 77, 100, 120, 5, b"p" * 16).encode()))
+        spool.mark(Bookmark("input:y", b"of another version"))
+        spool.mark(Bookmark("send:z", b"no file"))
     assert status(path, capfdbinary) == {
         "stream": stream,
         "node": node,
@@ -224,6 +229,7 @@ def test_a_used_spool_says_all_of_it(path: Path, tmp_path: Path, capfdbinary: Ca
         "oldest": datetime.fromtimestamp(ACCEPTED - 100, UTC).strftime("%Y-%m-%dT%H:%M:%S.250000Z"),
         "output": str(output),
         "output_length": 4,
+        "files": [{"inode": 77, "offset": 100, "size": 120}],
         "streams": [
             {"stream": one.stream.hex(), "node": one.node.hex(), "name": one.name, "position": position, "ended": ended}
             for one, position, ended in ((oldest, 11, False), (first, 9, False), (last, 4, True))
@@ -239,6 +245,7 @@ def test_a_used_spool_says_all_of_it(path: Path, tmp_path: Path, capfdbinary: Ca
         ("waiting", "4 messages (21 bytes, an end mark included)"),
         ("oldest", f"accepted at {local}"),
         ("input", "24 bytes accepted, complete"),
+        ("file", "inode 77, 100 of 120 bytes accepted"),
         ("output", f"{output}, 4 bytes committed"),
         ("from", f"early, stream {oldest.stream.hex()}, position 11, not ended"),
         ("from", f"other, stream {first.stream.hex()}, position 9, not ended"),
