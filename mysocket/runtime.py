@@ -42,10 +42,10 @@ def use_all_descriptors() -> None:
 
     A hub needs one for each of its senders. As with systemd's own daemons, the hard limit is the administrator's word.
     """
-    soft, hard = getrlimit(RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    if soft < wanted:
-        with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # a sandbox may forbid to ask, or to change it
+        soft, hard = getrlimit(RLIMIT_NOFILE)
+        wanted = MOST_DESCRIPTORS if hard == RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+        if soft < wanted:
             setrlimit(RLIMIT_NOFILE, (wanted, hard))
 
 
