@@ -81,6 +81,8 @@ class Counted(Protocol):
     :param owner: hears what happens; None: nobody any more.
     """
 
+    transport: Any
+
     def __init__(self, owner: Owner, clock: IReactorTime) -> None:
         self.owner: Owner | None = owner
         #: What is written now goes out at once.
@@ -148,7 +150,7 @@ class Counted(Protocol):
     def readConnectionLost(self) -> None:
         self._read_closed = True
         if self._closing:
-            self.transport.loseConnection()  # type: ignore[union-attr]
+            self.transport.loseConnection()
         elif self.owner is not None:
             self.owner.half_closed(self)
 
@@ -156,7 +158,7 @@ class Counted(Protocol):
         """Our half is closed, and all that was written is with the kernel."""
         self._write_closed = True
         if self._read_closed:
-            self.transport.loseConnection()  # type: ignore[union-attr]
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.writable = False
@@ -193,7 +195,7 @@ class Counted(Protocol):
         self.total += sum(map(len, parts))
         if self._layer is not None or self._socket is None:
             self.writable = self._layer is not None
-            self.transport.write(b"".join(parts))  # type: ignore[union-attr]
+            self.transport.write(b"".join(parts))
             return
         try:
             sent = self._socket.sendmsg(parts)
@@ -205,7 +207,7 @@ class Counted(Protocol):
         self._given += sent
         if self._given < self.total:
             self.writable = False
-            self.transport.write(_rest(parts, sent))  # type: ignore[union-attr]
+            self.transport.write(_rest(parts, sent))
 
     def look(self) -> None:
         """See how much the receiver's system has, and whether the connection still stands."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import DatagramProtocol
 
 from mysocket.carriers.addresses import host_port_text
@@ -54,17 +54,17 @@ class DatagramSource(DatagramProtocol):
         self._told_long = False
         self._lines: list[bytes] = []
         self._call: IDelayedCall | None = None
-        self._ports: Sequence[IListeningPort] = ()
+        self._ports: Sequence[Any] = ()
         self._stopped = False
 
     connections = 0
 
-    def listens(self, ports: Sequence[IListeningPort]) -> None:
+    def listens(self, ports: Sequence[Any]) -> None:
         """It listens there."""
         self._ports = ports
         for port in ports:
             with suppress(AttributeError, OSError):
-                port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # type: ignore[attr-defined]
+                port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     def start(self) -> None:
         """It has been listening."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mysocket.carriers.admission import RateLimitedLog
-from mysocket.core.batch import Piece
+from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, Piece
 from mysocket.ends.intake import InputFacts, Source
 from mysocket.ends.rounds import Rounds
 from mysocket.inputs.records import Records
@@ -37,6 +37,33 @@ class Portion(NamedTuple):
     size: int
     bookmark: Bookmark | None
     marked: Callable[[], None] | None = None
+
+
+def joined(pieces: list[Piece]) -> list[Piece]:
+    """The same messages in as few pieces as can be: a line each of a thousand connections is not to be a thousand batches."""
+    if len(pieces) < 2:
+        return pieces
+    found: list[Piece] = []
+    run: list[bytes] = []
+    size = flags = 0
+
+    def close() -> None:
+        if run:
+            found.append(Piece(Kind.LINES, flags, b"".join(run)))
+            run.clear()
+
+    for piece in pieces:
+        if piece.kind is not Kind.LINES or piece.flags & (Flag.MORE | Flag.UNTERMINATED):
+            close()
+            found.append(piece)
+            continue
+        if not run or piece.flags != flags or size + len(piece.payload) > MAX_PAYLOAD:
+            close()
+            size = 0
+        run.append(piece.payload)
+        flags, size = piece.flags, size + len(piece.payload)
+    close()
+    return found
 
 
 class Waiting:
@@ -109,17 +136,22 @@ class Waiting:
         if not self._portions:
             return None
         portion = self._portions.popleft()
-        size, more = portion.size, portion.pieces
+        size, pieces = portion.size, [*portion.pieces]
         while portion.bookmark is None and self._portions:
             after = self._portions[0]
             if after.bookmark is not None or size + after.size > budget:
                 break
             self._portions.popleft()
-            more = more + after.pieces if more is portion.pieces else [*more, *after.pieces]
+            pieces += after.pieces
             size += after.size
         self._size -= size
         self.accepted += size
-        return portion._replace(pieces=more, size=size)
+        return portion._replace(pieces=joined(pieces), size=size)
+
+    @property
+    def lost(self) -> int:
+        """Bytes that wait and that nobody else has, if the process ends now; a file still has what comes with a bookmark."""
+        return 0 if any(portion.bookmark for portion in self._portions) else self._size
 
     @property
     def facts(self) -> InputFacts:
@@ -190,9 +222,9 @@ class Inputs:
     def left(self) -> list[str]:
         """What was read and is not accepted, a sentence each, when the session leaves; a file still has it."""
         return [
-            f"{waiting.name}: {waiting.size} bytes were read and found no room; they are lost"
+            f"{waiting.name}: {waiting.lost} bytes were read and found no room; they are lost"
             for waiting in self._waiting
-            if waiting.size and not any(portion.bookmark for portion in waiting._portions)
+            if waiting.lost
         ]
 
     def go_on(self) -> None:

@@ -36,12 +36,12 @@ class NamedOutputs:
         self._resolver = DaemonResolver(reactor)
         self._voice = voice
         self._durable = durable
-        self._written: list[tuple[Spec, DescriptorOutput]] = []
+        self._written: list[DescriptorOutput] = []
         self._sent: list[SocketOutput | DatagramSink] = []
 
     @property
     def idle(self) -> bool:
-        return all(one.idle for _, one in self._written) and all(one.idle for one in self._sent)
+        return all(one.idle for one in self._written) and all(one.idle for one in self._sent)
 
     @property
     def facts(self) -> list[OutputFacts]:
@@ -58,7 +58,7 @@ class NamedOutputs:
                 last = FormatSink(make(terminal=False, shared=shared), self._durable)
             elif spec.place in (Place.FILE, Place.STANDARD):
                 opened = DescriptorOutput(self._reactor, spec.target or None, failed)
-                self._written.append((spec, opened))
+                self._written.append(opened)
                 first.append(FormatSink(make(terminal=opened.terminal, shared=shared, raw=raw), opened.writer))
             elif spec.place is Place.ENDPOINT:
                 output = self._socket(spec)
@@ -98,13 +98,13 @@ class NamedOutputs:
         )
 
     def reopen(self) -> None:
-        for _, one in self._written:
+        for one in self._written:
             one.reopen()
         if self._durable is not None:
             self._durable.reopen()
 
     def close(self) -> Deferred[None]:
-        for _, one in self._written:
+        for one in self._written:
             one.close()
         waiting: list[Any] = [one.close() for one in self._sent]
         closed = DeferredList([one for one in waiting if isinstance(one, Deferred)])

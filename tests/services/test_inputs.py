@@ -13,10 +13,10 @@ from twisted.internet.task import Clock
 
 from mysocket.carriers.admission import LOG_INTERVAL, RateLimitedLog
 from mysocket.carriers.resolve import DaemonResolver
-from mysocket.core.batch import MAX_PAYLOAD, Flag, Kind, LineCutter, Piece
+from mysocket.core.batch import MAX_PAYLOAD, Assembler, Batch, Flag, Kind, LineCutter, Piece, split
 from mysocket.ends import words
 from mysocket.metrics import Rejected
-from mysocket.services.inputs import HIGH_WATER, TURN, Inputs, StandardTaker, Waiting
+from mysocket.services.inputs import HIGH_WATER, TURN, Inputs, StandardTaker, Waiting, joined
 from mysocket.services.sources import NamedInputs
 from mysocket.settings import settings
 from mysocket.specs import parse_input
@@ -277,3 +277,45 @@ def test_a_bookmark_alone_comes_behind_what_was_given_before() -> None:
     room.inputs.go_on()
     assert [mark.value for _, mark in room.stream.accepted if mark] == [b"1", b"2"] and done == [2]
     assert one.size == 0
+
+
+def test_lines_of_many_connections_go_in_few_pieces() -> None:
+    room = Room(room=0)
+    waiting = room.add()
+    room.inputs.start()
+    for number in range(5000):
+        waiting.give(line(b"%d" % number))
+    room.stream.room = 10**9
+    room.inputs.go_on()
+    pieces = [piece for pieces, _ in room.stream.accepted for piece in pieces]
+    assert len(pieces) == 1 and room.stream.bytes == b"".join(b"%d\n" % number for number in range(5000))
+
+
+_PAYLOADS = st.sampled_from([b"a\n", b"bb\n", b"c" * 1000 + b"\n", b"d" * (MAX_PAYLOAD - 1) + b"\n"])
+_MESSAGES = st.one_of(
+    _PAYLOADS.map(lambda data: [Piece(Kind.LINES, 0, data)]),
+    _PAYLOADS.map(lambda data: [Piece(Kind.LINES, Flag.NUL, data[:-1] + b"\0")]),
+    _PAYLOADS.map(lambda data: [Piece(Kind.LINES, Flag.UNTERMINATED, data[:-1])]),
+    _PAYLOADS.map(lambda data: [Piece(Kind.BLOB, 0, data)]),
+    _PAYLOADS.map(lambda data: [Piece(Kind.LINES, Flag.MORE, b"x" * 5), Piece(Kind.LINES, 0, data)]),
+    _PAYLOADS.map(lambda data: [Piece(Kind.BLOB, Flag.MORE, b"y" * 5), Piece(Kind.BLOB, 0, data)]),
+)
+
+
+def each_message(pieces: list[Piece]) -> list[tuple[int, int, bytes]]:
+    """Kind, flags and payload of each message, as a receiver takes them out of blocks."""
+    assembler, found = Assembler(10**9), []
+    for piece in pieces:
+        block = assembler.feed(Batch(0, piece.kind, piece.flags, 0, piece.payload))
+        if block is not None:
+            kept = block.flags & (Flag.NUL | Flag.UNTERMINATED)
+            found += [(int(block.kind), kept, bytes(message.payload)) for message in split(block, 10**9)]
+    return found
+
+
+@given(st.lists(_MESSAGES, max_size=30))
+def test_joined_pieces_are_the_same_messages(messages: list[list[Piece]]) -> None:
+    pieces = [piece for message in messages for piece in message]
+    found = joined(pieces)
+    assert all(len(piece.payload) <= MAX_PAYLOAD for piece in found) and len(found) <= len(pieces)
+    assert each_message(found) == each_message(pieces)
