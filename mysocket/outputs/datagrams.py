@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mysocket.carriers.admission import RateLimitedLog
@@ -301,8 +302,8 @@ class DatagramSink:
             said = f"output {self._name}: {text}" if lost else f"{problem} Trying again."
             self._complain(notice("unreachable", said, error=type(problem).__name__))
 
-    def close(self) -> None:
-        """Send nothing more."""
+    def close(self) -> Deferred[None]:
+        """Send nothing more; fires at once."""
         self._closed = True
         for call in (self._call, self._retry):
             if call is not None and call.active():
@@ -310,6 +311,7 @@ class DatagramSink:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        return succeed(None)
 
 
 def _messages(block: Batch) -> Iterator[Batch]:

@@ -79,7 +79,7 @@ class EndpointService(Service, ABC):
         self.resolver = DaemonResolver(reactor)
         self.watch = Watch(self, policy, clock=reactor, voice=voice, stop_input=self.stop_input)
         self.admission = self._admission()
-        #: What has passed, and was not taken. Where there is a node, that counts.
+        #: What has passed, and what was not taken; a node counts into it.
         self.counters = Counters()
         #: Called when it listens and its spool is open; when it begins to leave, with the reason.
         self.on_ready: Callable[[], None] = lambda: None

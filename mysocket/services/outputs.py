@@ -106,6 +106,4 @@ class NamedOutputs:
     def close(self) -> Deferred[None]:
         for one in self._written:
             one.close()
-        waiting: list[Any] = [one.close() for one in self._sent]
-        closed = DeferredList([one for one in waiting if isinstance(one, Deferred)])
-        return closed.addCallback(lambda _: None)
+        return DeferredList([one.close() for one in self._sent]).addCallback(lambda _: None)
